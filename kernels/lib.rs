@@ -1,0 +1,15 @@
+//! The arithmetic of dreamseed: everything hot, and the only crate with `unsafe`.
+//!
+//! Weights live in a [`Matrix`], packed once at load for the widest instruction set the processor has (runtime dispatch, see
+//! [`simd`]); [`linear`] multiplies activations by it, one row (decode: GEMV) or many (prefill, encoders: blocked GEMM). All
+//! parallel work runs on a [`Pool`] that the caller passes in. Results do not depend on the number of threads.
+
+pub mod cpu;
+pub mod matrix;
+pub mod pool;
+pub mod quant;
+pub mod simd;
+
+pub use matrix::{Activation, Epilogue, Matrix, MatrixError, linear};
+pub use pool::Pool;
+pub use quant::BlockType;

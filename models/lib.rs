@@ -1,0 +1,16 @@
+//! The networks of dreamseed and the readers of their weights.
+//!
+//! Takes paths and tensors, gives numbers: no network, no clock, no environment, no async. Every file is treated as hostile:
+//! see [`weights`].
+
+pub mod chat;
+pub mod decoder;
+pub mod face;
+pub mod graph;
+pub mod layers;
+pub mod pose;
+pub mod prosody;
+pub mod tokenizer;
+pub mod vision;
+pub mod weights;
+pub mod whisper;

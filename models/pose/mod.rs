@@ -1,0 +1,49 @@
+//! Body pose: BlazePose detector, region of interest, 33 landmarks in the picture and in metres, tracking and smoothing.
+
+use serde::{Serialize, ser::SerializeTuple};
+
+/// One point of the body in the picture.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Landmark {
+    /// 0 left edge, 1 right edge of the picture; may lie outside for cut-off bodies.
+    pub x: f32,
+    /// 0 top, 1 bottom.
+    pub y: f32,
+    /// Depth about the hips, in the scale of `x`; smaller is nearer to the camera.
+    pub z: f32,
+    /// Probability that the point is in the picture and not hidden, 0..1.
+    pub visibility: f32,
+}
+
+impl Serialize for Landmark {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let mut t = s.serialize_tuple(4)?;
+        for v in [self.x, self.y, self.z, self.visibility] {
+            t.serialize_element(&v)?;
+        }
+        t.end()
+    }
+}
+
+/// One person in one frame.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Person {
+    /// Kept while the person is tracked.
+    pub id: u32,
+    /// Confidence that a person is there, 0..1.
+    pub score: f32,
+    /// The 33 points in MediaPipe's order ([`LANDMARK_NAMES`]).
+    pub landmarks: Vec<Landmark>,
+    /// The same points in metres about the middle of the hips: x right, y down, z away from the camera.
+    pub world: Vec<[f32; 3]>,
+}
+
+/// Names of the 33 landmarks in MediaPipe's order; left and right are the person's own.
+#[rustfmt::skip]
+pub const LANDMARK_NAMES: [&str; 33] = [
+    "nose", "left_eye_inner", "left_eye", "left_eye_outer", "right_eye_inner", "right_eye", "right_eye_outer",
+    "left_ear", "right_ear", "mouth_left", "mouth_right", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow",
+    "left_wrist", "right_wrist", "left_pinky", "right_pinky", "left_index", "right_index", "left_thumb", "right_thumb",
+    "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "left_heel", "right_heel",
+    "left_foot_index", "right_foot_index",
+];

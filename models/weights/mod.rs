@@ -1,0 +1,45 @@
+//! Readers of weight files, one facade: GGUF, safetensors, CTranslate2, TFLite and TensorFlow.js.
+//!
+//! Files come from outside: truncated, lying or malicious ones give an [`Error`] that names the field and the offset; nothing
+//! is allocated that the file's real size does not justify.
+
+use std::path::PathBuf;
+
+/// What is wrong with a weight file: where, what was seen and what is allowed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Its reason.
+        source: std::io::Error,
+    },
+    /// A field has a value that the format or this reader does not allow.
+    #[error("{format}: {field} at byte {offset}: {problem}")]
+    Field {
+        /// The file format.
+        format: &'static str,
+        /// The field's name in the format's specification.
+        field: String,
+        /// Where in the file.
+        offset: u64,
+        /// What was seen, what is allowed.
+        problem: String,
+    },
+    /// A tensor is missing or does not have the shape or type that the model needs.
+    #[error("tensor {name}: {problem}")]
+    Tensor {
+        /// Its name in the file.
+        name: String,
+        /// What was seen, what is needed.
+        problem: String,
+    },
+    /// The file is sound but describes a model that this version does not run.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+/// Result of reading weights.
+pub type Result<T> = std::result::Result<T, Error>;
