@@ -6,10 +6,11 @@
 
 pub mod cpu;
 pub mod matrix;
+mod memory;
 pub mod pool;
 pub mod quant;
 pub mod simd;
 
-pub use matrix::{Activation, Epilogue, Matrix, MatrixError, linear};
+pub use matrix::{Activation, Epilogue, Matrix, MatrixError, Product, linear, linear_many};
 pub use pool::Pool;
 pub use quant::BlockType;

@@ -1,5 +1,6 @@
 //! Which instruction set the processor has, found once at run time: a plain build is fast on every machine.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Instruction sets that have kernels, from the plainest to the widest of the architecture.
@@ -35,14 +36,18 @@ pub fn level() -> Level {
 
 /// The widest level this processor has.
 pub fn detect() -> Level {
+    static DETECTED: OnceLock<Level> = OnceLock::new();
+    *DETECTED.get_or_init(probe)
+}
+
+fn probe() -> Level {
     #[cfg(target_arch = "x86_64")]
     {
         use std::is_x86_feature_detected as has;
-        if has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl") && has!("avx512vnni") {
-            return Level::Avx512;
-        }
-        if has!("avx2") && has!("fma") && has!("f16c") {
-            return Level::Avx2;
+        let wide = has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl") && has!("avx512vnni");
+        let narrow = has!("avx2") && has!("fma") && has!("f16c");
+        if narrow {
+            return if wide { Level::Avx512 } else { Level::Avx2 };
         }
     }
     #[cfg(target_arch = "aarch64")]
@@ -56,4 +61,14 @@ pub fn detect() -> Level {
 pub fn limit(wanted: Level) {
     let level = if wanted <= detect() { wanted } else { detect() };
     LEVEL.store(level as u8, Ordering::Relaxed);
+}
+
+/// All levels of this architecture that this processor has, the plainest first.
+pub fn levels() -> Vec<Level> {
+    let all = if cfg!(target_arch = "aarch64") {
+        [Level::Portable, Level::Neon].as_slice()
+    } else {
+        &[Level::Portable, Level::Avx2, Level::Avx512]
+    };
+    all.iter().copied().filter(|&l| l <= detect()).collect()
 }
