@@ -3,11 +3,16 @@
 //! Files come from outside: truncated, lying or malicious ones give an [`Error`] that names the field and the offset; nothing
 //! is allocated that the file's real size does not justify.
 
+pub mod ct2;
 pub mod gguf;
+pub mod safetensors;
+pub(crate) mod source;
+pub mod tensor;
 
 use std::path::PathBuf;
 
 use dreamseed_kernels::{BlockType, Matrix, MatrixError};
+pub use tensor::{Tensor, Values};
 
 /// What is wrong with a weight file: where, what was seen and what is allowed.
 #[derive(Debug, thiserror::Error)]

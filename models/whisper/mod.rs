@@ -1,5 +1,7 @@
 //! Whisper: speech to text with segments and word times (Radford et al. 2022).
 
+pub mod mel;
+
 use serde::Serialize;
 
 /// What was said. Times are seconds from the start of the audio.
