@@ -1,6 +1,10 @@
 //! Whisper: speech to text with segments and word times (Radford et al. 2022).
 
+mod attention;
+mod config;
+mod load;
 pub mod mel;
+mod model;
 
 use serde::Serialize;
 

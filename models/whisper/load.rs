@@ -1,0 +1,382 @@
+//! Weights of Whisper from CTranslate2's `model.bin` or the hub's `model.safetensors`, into the same structures.
+
+use dreamseed_kernels::Matrix;
+
+use super::config::{Config, Settings};
+use crate::weights::{Error, Result, Tensor, Values, ct2, safetensors};
+
+/// `y = x w^T + b`
+pub(super) struct Linear {
+    pub(super) w: Matrix,   // (out, in)
+    pub(super) b: Vec<f32>, // (out)
+}
+
+pub(super) struct Norm {
+    pub(super) gamma: Vec<f32>, // (n_state)
+    pub(super) beta: Vec<f32>,  // (n_state)
+}
+
+pub(super) struct Mlp {
+    pub(super) norm: Norm,
+    pub(super) up: Linear,   // (n_ffn, n_state)
+    pub(super) down: Linear, // (n_state, n_ffn)
+}
+
+pub(super) struct SelfAttention {
+    pub(super) norm: Norm,
+    pub(super) qkv: Linear, // (3 n_state, n_state): queries, keys, values
+    pub(super) out: Linear, // (n_state, n_state)
+}
+
+pub(super) struct CrossAttention {
+    pub(super) norm: Norm,
+    pub(super) q: Linear,   // (n_state, n_state)
+    pub(super) kv: Linear,  // (2 n_state, n_state): keys, values
+    pub(super) out: Linear, // (n_state, n_state)
+}
+
+pub(super) struct EncoderLayer {
+    pub(super) attention: SelfAttention,
+    pub(super) mlp: Mlp,
+}
+
+pub(super) struct DecoderLayer {
+    pub(super) attention: SelfAttention,
+    pub(super) cross: CrossAttention,
+    pub(super) mlp: Mlp,
+}
+
+/// All weights, immutable.
+pub(super) struct Weights {
+    pub(super) conv1: Linear,             // (n_state, 3 n_mels): one row a filter, times outermost
+    pub(super) conv2: Linear,             // (n_state, 3 n_state)
+    pub(super) audio_positions: Vec<f32>, // (n_audio_ctx, n_state)
+    pub(super) encoder: Vec<EncoderLayer>,
+    pub(super) encoder_norm: Norm,
+    pub(super) embedding: Matrix,        // (n_vocab, n_state), also the projection to logits
+    pub(super) text_positions: Vec<f32>, // (n_text_ctx, n_state)
+    pub(super) decoder: Vec<DecoderLayer>,
+    pub(super) decoder_norm: Norm,
+}
+
+/// A weight file of either kind.
+pub(super) enum Store {
+    Ct2(ct2::File),
+    Hub(safetensors::File),
+}
+
+/// One linear layer or a part of one: name without `weight` or `bias`, and its rows.
+type Part = (String, usize);
+
+impl Store {
+    /// Shapes from the tensors; what they do not tell (heads) from the file's scalars or the settings.
+    pub(super) fn config(&self, settings: &Settings) -> Result<Config> {
+        let names = self.names();
+        let conv1 = self.shape(&format!("{}weight", names.conv(1)))?;
+        let embedding = self.shape(names.embedding)?;
+        let (audio, text) = (self.shape(names.audio_positions)?, self.shape(names.text_positions)?);
+        let ([n_state, n_mels, 3], [n_vocab, _], [n_audio_ctx, _], [n_text_ctx, _]) = (conv1, embedding, audio, text) else {
+            let seen = format!("conv1 {conv1:?}, embeddings {embedding:?}, positions {audio:?} and {text:?}");
+            return Err(Error::Unsupported(format!("not the shapes of a Whisper: {seen}")));
+        };
+        let layers = |side| (0..=256).take_while(|i| self.has(&names.norm(side, *i, names.self_norm))).count();
+        let ffn =
+            |side| self.shape(&format!("{}weight", names.layer(side, 0, names.up))).map(|s| s.first().copied().unwrap_or(0));
+        let heads = |side: &str, given: Option<usize>| match self {
+            Self::Ct2(file) if file.variable(&format!("{side}/num_heads")).is_some() => {
+                file.integer(&format!("{side}/num_heads")).map(|n| usize::try_from(n).unwrap_or(0))
+            }
+            _ => Ok(given.unwrap_or(n_state / 64)), // every published Whisper has heads of 64
+        };
+        let config = Config {
+            n_mels: *n_mels,
+            n_audio_ctx: *n_audio_ctx,
+            n_audio_layer: layers("encoder"),
+            n_audio_head: heads("encoder", settings.encoder_attention_heads)?,
+            n_text_ctx: *n_text_ctx,
+            n_text_layer: layers("decoder"),
+            n_text_head: heads("decoder", settings.decoder_attention_heads)?,
+            n_state: *n_state,
+            n_ffn: [ffn("encoder")?, ffn("decoder")?],
+            n_vocab: *n_vocab,
+        };
+        config.check()?;
+        self.refuse_variants(settings)?;
+        Ok(config)
+    }
+
+    /// Reads and packs all weights.
+    pub(super) fn weights(&self, config: &Config) -> Result<Weights> {
+        let (d, names) = (config.n_state, self.names());
+        let layer = |side: &'static str, i: usize| -> Result<(SelfAttention, Mlp)> {
+            let attention = SelfAttention {
+                norm: self.norm(&names.norm(side, i, names.self_norm), d)?,
+                qkv: self.linear(&names.parts(side, i, names.qkv, d), d)?,
+                out: self.linear(&[(names.layer(side, i, names.self_out), d)], d)?,
+            };
+            let n_ffn = config.n_ffn[usize::from(side == "decoder")];
+            let mlp = Mlp {
+                norm: self.norm(&names.norm(side, i, names.mlp_norm), d)?,
+                up: self.linear(&[(names.layer(side, i, names.up), n_ffn)], d)?,
+                down: self.linear(&[(names.layer(side, i, names.down), d)], n_ffn)?,
+            };
+            Ok((attention, mlp))
+        };
+        let encoder = (0..config.n_audio_layer)
+            .map(|i| layer("encoder", i).map(|(attention, mlp)| EncoderLayer { attention, mlp }))
+            .collect::<Result<_>>()?;
+        let decoder = (0..config.n_text_layer)
+            .map(|i| {
+                let (attention, mlp) = layer("decoder", i)?;
+                let cross = CrossAttention {
+                    norm: self.norm(&names.norm("decoder", i, names.cross_norm), d)?,
+                    q: self.linear(&[(names.layer("decoder", i, names.cross_q), d)], d)?,
+                    kv: self.linear(&names.parts("decoder", i, names.cross_kv, d), d)?,
+                    out: self.linear(&[(names.layer("decoder", i, names.cross_out), d)], d)?,
+                };
+                Ok(DecoderLayer { attention, cross, mlp })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Weights {
+            conv1: self.conv(&names.conv(1), d, config.n_mels)?,
+            conv2: self.conv(&names.conv(2), d, d)?,
+            audio_positions: self.floats(names.audio_positions, &[config.n_audio_ctx, d])?,
+            encoder,
+            encoder_norm: self.norm(names.encoder_norm, d)?,
+            embedding: matrix(names.embedding, config.n_vocab, d, self.shaped(names.embedding, &[config.n_vocab, d])?)?,
+            text_positions: self.floats(names.text_positions, &[config.n_text_ctx, d])?,
+            decoder,
+            decoder_norm: self.norm(names.decoder_norm, d)?,
+        })
+    }
+
+    /// Graph variants that CTranslate2 can express and Whisper does not use would give wrong text without a word.
+    fn refuse_variants(&self, settings: &Settings) -> Result<()> {
+        if let Some(other) = settings.activation_function.as_deref().filter(|a| *a != "gelu") {
+            return Err(Error::Unsupported(format!("Whisper with activation {other:?}; gelu is needed")));
+        }
+        let Self::Ct2(file) = self else { return Ok(()) };
+        if file.spec != "WhisperSpec" {
+            return Err(Error::Unsupported(format!("a CTranslate2 model of {:?}; WhisperSpec is needed", file.spec)));
+        }
+        let wanted =
+            [("activation", 3), ("pre_norm", 1), ("alibi", 0), ("scale_embeddings", 0), ("start_from_zero_embedding", 0)];
+        for (what, wanted) in wanted {
+            let name = format!("decoder/{what}");
+            if file.variable(&name).is_some() && file.integer(&name)? != wanted {
+                let seen = file.integer(&name)?;
+                return Err(Error::Unsupported(format!("{name} is {seen}; Whisper has {wanted}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn names(&self) -> &'static Names {
+        match self {
+            Self::Ct2(_) => &CT2,
+            Self::Hub(file) if file.info("encoder.conv1.weight").is_some() => &HUB_BARE,
+            Self::Hub(_) => &HUB,
+        }
+    }
+
+    fn has(&self, norm: &str) -> bool {
+        self.shape(&format!("{norm}{}", self.names().gamma)).is_ok()
+    }
+
+    fn shape(&self, name: &str) -> Result<&[usize]> {
+        let shape = match self {
+            Self::Ct2(file) => file.variable(name).map(|v| v.shape.as_slice()),
+            Self::Hub(file) => file.info(name).map(|i| i.shape.as_slice()),
+        };
+        shape.ok_or_else(|| problem(name, "is not in the file".into()))
+    }
+
+    /// A tensor that must have this shape; the shape is checked before a byte is read.
+    fn shaped(&self, name: &str, shape: &[usize]) -> Result<Values> {
+        let seen = self.shape(name)?;
+        if seen != shape {
+            return Err(problem(name, format!("has shape {seen:?}, {shape:?} is needed")));
+        }
+        let Tensor { values, .. } = match self {
+            Self::Ct2(file) => file.tensor(name)?,
+            Self::Hub(file) => file.tensor(name)?,
+        };
+        Ok(values)
+    }
+
+    fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        self.shaped(name, shape).map(Values::into_f32)
+    }
+
+    fn norm(&self, name: &str, d: usize) -> Result<Norm> {
+        let names = self.names();
+        let read = |suffix| self.floats(&format!("{name}{suffix}"), &[d]);
+        Ok(Norm { gamma: read(names.gamma)?, beta: read(names.beta)? })
+    }
+
+    /// Parts one under the other; keys have no bias on the hub.
+    fn linear(&self, parts: &[Part], cols: usize) -> Result<Linear> {
+        let mut values: Option<Values> = None;
+        let mut b = Vec::new();
+        for (name, rows) in parts {
+            let part = self.shaped(&format!("{name}weight"), &[*rows, cols])?;
+            values = Some(match values {
+                None => part,
+                Some(above) => join(above, part),
+            });
+            let bias = format!("{name}bias");
+            match self {
+                Self::Hub(_) if name.ends_with("k_proj.") && self.shape(&bias).is_err() => b.resize(b.len() + rows, 0.0),
+                _ => b.extend(self.floats(&bias, &[*rows])?),
+            }
+        }
+        let name = parts.first().map_or("", |(name, _)| name);
+        Ok(Linear { w: matrix(name, b.len(), cols, values.unwrap_or(Values::F32(Vec::new())))?, b })
+    }
+
+    /// A convolution over three times as a matrix whose columns run over (time, channel): three frames of (time, channel)
+    /// activations are then one row as they lie.
+    fn conv(&self, name: &str, out: usize, channels: usize) -> Result<Linear> {
+        let w = self.shaped(&format!("{name}weight"), &[out, channels, 3])?;
+        let reorder = |i: usize| {
+            let (filter, time, channel) = (i / (3 * channels), i / channels % 3, i % channels);
+            (filter * channels + channel) * 3 + time
+        };
+        let w = match w {
+            Values::F32(w) => Values::F32((0..w.len()).map(|i| w[reorder(i)]).collect()),
+            Values::F16(w) => Values::F16((0..w.len()).map(|i| w[reorder(i)]).collect()),
+            Values::Bf16(w) => Values::Bf16((0..w.len()).map(|i| w[reorder(i)]).collect()),
+        };
+        Ok(Linear { w: matrix(name, out, 3 * channels, w)?, b: self.floats(&format!("{name}bias"), &[out])? })
+    }
+}
+
+fn join(above: Values, below: Values) -> Values {
+    match (above, below) {
+        (Values::F16(mut a), Values::F16(b)) => {
+            a.extend(b);
+            Values::F16(a)
+        }
+        (Values::Bf16(mut a), Values::Bf16(b)) => {
+            a.extend(b);
+            Values::Bf16(a)
+        }
+        (a, b) => {
+            let mut a = a.into_f32();
+            a.extend(b.into_f32());
+            Values::F32(a)
+        }
+    }
+}
+
+fn matrix(name: &str, rows: usize, cols: usize, values: Values) -> Result<Matrix> {
+    let packed = match &values {
+        Values::F32(v) => Matrix::from_f32(rows, cols, v),
+        Values::F16(v) => Matrix::from_f16(rows, cols, v),
+        Values::Bf16(v) => Matrix::from_bf16(rows, cols, v),
+    };
+    packed.map_err(|e| problem(name, e.to_string()))
+}
+
+fn problem(name: &str, problem: String) -> Error {
+    Error::Tensor { name: name.to_string(), problem }
+}
+
+/// How a format calls the parts.
+struct Names {
+    side: fn(&str, usize) -> String, // prefix of a layer
+    conv: fn(usize) -> String,
+    gamma: &'static str,
+    beta: &'static str,
+    qkv: &'static [&'static str],
+    self_norm: &'static str,
+    self_out: &'static str,
+    cross_norm: &'static str,
+    cross_q: &'static str,
+    cross_kv: &'static [&'static str],
+    cross_out: &'static str,
+    mlp_norm: &'static str,
+    up: &'static str,
+    down: &'static str,
+    encoder_norm: &'static str,
+    decoder_norm: &'static str,
+    embedding: &'static str,
+    audio_positions: &'static str,
+    text_positions: &'static str,
+}
+
+impl Names {
+    fn layer(&self, side: &str, i: usize, name: &str) -> String {
+        format!("{}{name}", (self.side)(side, i))
+    }
+
+    fn norm(&self, side: &str, i: usize, name: &str) -> String {
+        self.layer(side, i, name)
+    }
+
+    fn conv(&self, i: usize) -> String {
+        (self.conv)(i)
+    }
+
+    /// The parts of a joined projection: one of all rows, or one for each of queries, keys and values.
+    fn parts(&self, side: &str, i: usize, names: &[&str], d: usize) -> Vec<Part> {
+        let joined = if names == self.qkv { 3 } else { 2 };
+        names.iter().map(|name| (self.layer(side, i, name), d * joined / names.len())).collect()
+    }
+}
+
+const CT2: Names = Names {
+    side: |side, i| format!("{side}/layer_{i}/"),
+    conv: |i| format!("encoder/conv{i}/"),
+    gamma: "gamma",
+    beta: "beta",
+    qkv: &["self_attention/linear_0/"],
+    self_norm: "self_attention/layer_norm/",
+    self_out: "self_attention/linear_1/",
+    cross_norm: "attention/layer_norm/",
+    cross_q: "attention/linear_0/",
+    cross_kv: &["attention/linear_1/"],
+    cross_out: "attention/linear_2/",
+    mlp_norm: "ffn/layer_norm/",
+    up: "ffn/linear_0/",
+    down: "ffn/linear_1/",
+    encoder_norm: "encoder/layer_norm/",
+    decoder_norm: "decoder/layer_norm/",
+    embedding: "decoder/embeddings/weight",
+    audio_positions: "encoder/position_encodings/encodings",
+    text_positions: "decoder/position_encodings/encodings",
+};
+
+const HUB: Names = Names {
+    side: |side, i| format!("model.{side}.layers.{i}."),
+    conv: |i| format!("model.encoder.conv{i}."),
+    gamma: "weight",
+    beta: "bias",
+    qkv: &["self_attn.q_proj.", "self_attn.k_proj.", "self_attn.v_proj."],
+    self_norm: "self_attn_layer_norm.",
+    self_out: "self_attn.out_proj.",
+    cross_norm: "encoder_attn_layer_norm.",
+    cross_q: "encoder_attn.q_proj.",
+    cross_kv: &["encoder_attn.k_proj.", "encoder_attn.v_proj."],
+    cross_out: "encoder_attn.out_proj.",
+    mlp_norm: "final_layer_norm.",
+    up: "fc1.",
+    down: "fc2.",
+    encoder_norm: "model.encoder.layer_norm.",
+    decoder_norm: "model.decoder.layer_norm.",
+    embedding: "model.decoder.embed_tokens.weight",
+    audio_positions: "model.encoder.embed_positions.weight",
+    text_positions: "model.decoder.embed_positions.weight",
+};
+
+/// The hub's names as `WhisperModel` alone saves them.
+const HUB_BARE: Names = Names {
+    side: |side, i| format!("{side}.layers.{i}."),
+    conv: |i| format!("encoder.conv{i}."),
+    encoder_norm: "encoder.layer_norm.",
+    decoder_norm: "decoder.layer_norm.",
+    embedding: "decoder.embed_tokens.weight",
+    audio_positions: "encoder.embed_positions.weight",
+    text_positions: "decoder.embed_positions.weight",
+    ..HUB
+};
