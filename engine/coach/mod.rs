@@ -1,6 +1,48 @@
 //! The coach: a lab's rubric turns a timeline into measures, scores and the few points worth saying, each with its evidence.
 
+pub mod events;
+mod labs;
+mod planner;
+pub mod say;
+mod score;
+pub mod topic;
+pub mod words;
+
 use serde::{Deserialize, Serialize};
+
+pub use planner::{MAX_POINTS, plan};
+pub use topic::{Part, Topic};
+
+use crate::{extract::Tracks, timeline::Timeline};
+
+/// What a plan is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// What is practised.
+    pub lab: Lab,
+    /// Language of the sentences.
+    pub language: Language,
+    /// What was perceived.
+    pub tracks: &'a Tracks,
+    /// The same on one clock.
+    pub timeline: &'a Timeline,
+    /// The teacher's clip, where there is one.
+    pub reference: Option<Reference<'a>>,
+    /// What should have been said: compared word by word, at most [`words::MAX_WORDS`].
+    pub expected: Option<&'a str>,
+}
+
+/// The teacher's clip and how it lies along the learner's.
+#[derive(Clone, Copy, Debug)]
+pub struct Reference<'a> {
+    /// What was perceived.
+    pub tracks: &'a Tracks,
+    /// The same on one clock.
+    pub timeline: &'a Timeline,
+    /// Warping path of the alignment, [seconds of the learner, seconds of the teacher], both never falling; empty when the
+    /// clips could not be aligned.
+    pub path: &'a [[f64; 2]],
+}
 
 /// What is practised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -67,13 +109,21 @@ pub struct Score {
 pub struct Point {
     /// 1, 2, 3: the order of importance, and how the LLM refers to it.
     pub id: usize,
-    /// What it is about: the name of the main measure or event kind.
-    pub topic: String,
+    /// What it is about: a [`Topic`] by name.
+    pub topic: Topic,
+    /// On which side of the target the learner is; what "late" or "faster" rests on.
+    pub direction: Direction,
+    /// The joint, where it is about one; left and right are the learner's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
+    /// Words of the speech that it quotes: what was said, then (for a changed word) what was expected.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub words: Vec<String>,
     /// Praise or advice.
     pub kind: PointKind,
     /// Seconds of the clip.
     pub span: [f64; 2],
-    /// The measured values, exact.
+    /// The measured values, exact; the first is the one that the point is about.
     pub evidence: Vec<Measure>,
     /// The planner's own sentence: good and complete without any LLM.
     pub sentence: String,
@@ -91,6 +141,20 @@ pub enum PointKind {
     Advice,
 }
 
+/// Where the learner's value lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Inside the range, or as the teacher's.
+    Within,
+    /// Below: slower, narrower, fewer, more bent, earlier, falling.
+    Low,
+    /// Above: faster, wider, more, straighter, later, rising.
+    High,
+    /// There was nothing to measure.
+    Missing,
+}
+
 /// What the coach found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -104,4 +168,8 @@ pub struct Plan {
     pub scores: Vec<Score>,
     /// In order of importance.
     pub points: Vec<Point>,
+    /// First line of the lesson.
+    pub opening: String,
+    /// Last line of the lesson.
+    pub closing: String,
 }
