@@ -243,7 +243,10 @@ fn pictures(path: &Path, limits: &Limits, found: &Probe, video: &Stream) -> Resu
                 frames.push(Frame { t: 0.0, width, height, rgb: std::mem::replace(&mut rgb, Vec::with_capacity(size)) });
                 limits.check_frames(path, frames.len())?;
                 if frames.len() as u64 * size as u64 > limits.max_frame_bytes {
-                    return Err(problem(path, "it is longer than its header says: its pictures do not fit into the memory allowed"));
+                    return Err(problem(
+                        path,
+                        "it is longer than its header says: its pictures do not fit into the memory allowed",
+                    ));
                 }
             }
         }

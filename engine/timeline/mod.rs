@@ -1,6 +1,14 @@
 //! Fusion: one clock for everything seen and heard. A feature matrix at a fixed rate, and events with spans.
 
+mod body;
+mod events;
+mod fuse;
+mod head;
+mod series;
+
 use serde::{Deserialize, Serialize};
+
+pub use fuse::{RATE, fuse};
 
 /// Everything perceived, on one clock that starts at 0.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -22,7 +30,7 @@ pub struct Timeline {
 pub struct Column {
     /// Dotted: `prosody.f0`, `pose.left_knee.angle`, `face.happy`.
     pub name: String,
-    /// `Hz`, `dB`, `deg`, `deg/s`, `m/s`, `1` (ratio or probability).
+    /// `Hz`, `st` (semitones), `dB`, `deg`, `deg/s`, `m/s`, `m2/s2`, `1` (ratio or probability).
     pub unit: String,
     /// One a row; `None` where there is nothing to measure (the validity mask of the exports).
     pub values: Vec<Option<f32>>,
@@ -39,7 +47,7 @@ pub struct Event {
     pub end: f64,
     /// The word, the limb, the expression: what the kind needs to be understood.
     pub label: String,
-    /// The measured strength in the kind's own unit (probability of a word, degrees a second of a gesture, semitones of an accent).
+    /// The measured strength in the unit of its kind, see [`EventKind`].
     pub value: f32,
 }
 
@@ -47,18 +55,23 @@ pub struct Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
-    /// A spoken word.
+    /// A spoken word; the label is the word, the value its probability.
     Word,
-    /// A silence within speech.
+    /// A silence within speech; the value is its length in seconds.
     Pause,
-    /// A prominent local maximum of pitch.
+    /// A prominent local maximum of pitch: label the word it falls on (if known), value its prominence in semitones, span the
+    /// upper half of the rise and fall.
     PitchAccent,
-    /// A local maximum of a limb's speed.
+    /// A local maximum of a limb's speed: label the limb (`left_wrist`), value metres a second, span while it is above half.
     GesturePeak,
-    /// A beat: of the music or, without music, of the movement (kinematic beat).
+    /// A beat of the movement (kinematic beat): the body's mean speed has a minimum; label `body`, value the prominence of the
+    /// minimum in metres a second.
     Beat,
-    /// The face's leading expression changed.
+    /// The face's leading expression changed: label the new one, value its mean probability, span while it leads.
     ExpressionChange,
+    /// The turning point of a repeated bend, such as the bottom of a squat: label the joint (`left_knee`), value how many degrees
+    /// the angle falls to it.
+    Repetition,
 }
 
 impl Timeline {
