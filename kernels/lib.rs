@@ -5,12 +5,14 @@
 //! parallel work runs on a [`Pool`] that the caller passes in. Results do not depend on the number of threads.
 
 pub mod cpu;
+pub mod linear;
 pub mod matrix;
 mod memory;
 pub mod pool;
 pub mod quant;
 pub mod simd;
 
-pub use matrix::{Activation, Epilogue, Matrix, MatrixError, Product, linear, linear_many};
+pub use linear::{Activation, Epilogue, Product, linear, linear_many};
+pub use matrix::{Matrix, MatrixError};
 pub use pool::Pool;
 pub use quant::BlockType;

@@ -44,6 +44,11 @@ impl Aligned {
         self.pointer.as_ptr()
     }
 
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: allocated and zeroed.
+        unsafe { std::slice::from_raw_parts(self.pointer.as_ptr(), self.len()) }
+    }
+
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: allocated, zeroed, and borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(self.pointer.as_ptr(), self.len()) }

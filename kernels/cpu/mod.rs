@@ -1,6 +1,8 @@
 //! CPU kernels. `reference` holds the plain f64 twins that every fast kernel is tested against.
 
+pub(crate) mod format;
 pub(crate) mod gemm_float;
+pub(crate) mod gemm_quant;
 pub mod math;
 pub mod peak;
 pub(crate) mod product;

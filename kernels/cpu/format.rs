@@ -1,0 +1,268 @@
+//! How quantized weights lie in memory: for 16 rows, records of 32 or 256 columns, one after the other.
+//!
+//! A record holds the codes of its units of 32 columns, then the scales. In a unit, group g is the four columns 4g..4g+4 of
+//! all 16 rows: 64 bytes, one vector, the operand of an integer dot product. Codes below 8 bits lie in bit planes of whole
+//! vectors, so that a unit unpacks with a few shifts and masks. K-quants keep their 6-bit scales in a byte each: 3% more.
+
+use super::vector::{LANES, Simd};
+use crate::quant::Codes;
+
+/// A quantized format: `w = scale(sub) * (code - BIAS) + min(sub)`.
+pub(crate) trait Format: 'static {
+    /// Bits of a code.
+    const BITS: usize;
+    /// Units of 32 columns in a record.
+    const UNITS: usize;
+    /// Columns that share a scale: 16 or 32.
+    const SUB: usize;
+    const BIAS: i32;
+    /// Whether there are minima.
+    const MINS: bool;
+    /// Whether a scale is a byte times the record's d (K-quants), not a float of its own.
+    const BYTES: bool;
+    /// Whether minima share the scales' bytes, as high nibbles (Q2_K).
+    const NIBBLES: bool = Self::BITS == 2;
+
+    /// Bytes of a unit's codes.
+    const UNIT: usize = 64 * Self::BITS;
+    /// Sub-blocks in a record.
+    const SUBS: usize = Self::UNITS * 32 / Self::SUB;
+    /// Where the byte scales begin; byte minima follow, then d, then dmin.
+    const SCALES: usize = Self::UNITS * Self::UNIT;
+    const BYTE_MINS: usize = Self::SCALES + if Self::BYTES { LANES * Self::SUBS } else { 0 };
+    const D: usize = Self::BYTE_MINS + if Self::BYTES && Self::MINS && !Self::NIBBLES { LANES * Self::SUBS } else { 0 };
+    const DMIN: usize = Self::D + 2 * LANES;
+    /// Bytes of a record.
+    const RECORD: usize = Self::DMIN + if Self::MINS { 2 * LANES } else { 0 };
+}
+
+macro_rules! formats {
+    ($($name:ident: bits $bits:literal, units $units:literal, sub $sub:literal, bias $bias:literal, mins $mins:literal;)*) => {$(
+        pub(crate) struct $name;
+
+        impl Format for $name {
+            const BITS: usize = $bits;
+            const UNITS: usize = $units;
+            const SUB: usize = $sub;
+            const BIAS: i32 = $bias;
+            const MINS: bool = $mins;
+            const BYTES: bool = $units == 8;
+        }
+    )*};
+}
+
+formats! {
+    Q4_0: bits 4, units 1, sub 32, bias 8, mins false;
+    Q4_1: bits 4, units 1, sub 32, bias 0, mins true;
+    Q5_0: bits 5, units 1, sub 32, bias 16, mins false;
+    Q5_1: bits 5, units 1, sub 32, bias 0, mins true;
+    Q8_0: bits 8, units 1, sub 32, bias 128, mins false;
+    Q2K: bits 2, units 8, sub 16, bias 0, mins true;
+    Q3K: bits 3, units 8, sub 16, bias 4, mins false;
+    Q4K: bits 4, units 8, sub 32, bias 0, mins true;
+    Q5K: bits 5, units 8, sub 32, bias 0, mins true;
+    Q6K: bits 6, units 8, sub 16, bias 32, mins false;
+}
+
+/// Evaluates `$e` with `$f` standing for the format of `$kind`; `$other` for a type that is not stored in records.
+macro_rules! with_format {
+    ($kind:expr, $f:ident => $e:expr, $other:expr) => {{
+        macro_rules! arm {
+            ($name:ident) => {{
+                type $f = $crate::cpu::format::$name;
+                $e
+            }};
+        }
+        match $kind {
+            $crate::BlockType::Q4_0 => arm!(Q4_0),
+            $crate::BlockType::Q4_1 => arm!(Q4_1),
+            $crate::BlockType::Q5_0 => arm!(Q5_0),
+            $crate::BlockType::Q5_1 => arm!(Q5_1),
+            $crate::BlockType::Q8_0 | $crate::BlockType::Q8_1 => arm!(Q8_0),
+            $crate::BlockType::Q2K => arm!(Q2K),
+            $crate::BlockType::Q3K => arm!(Q3K),
+            $crate::BlockType::Q4K => arm!(Q4K),
+            $crate::BlockType::Q5K => arm!(Q5K),
+            $crate::BlockType::Q6K => arm!(Q6K),
+            $crate::BlockType::F32 | $crate::BlockType::F16 | $crate::BlockType::BF16 | $crate::BlockType::Q8K => $other,
+        }
+    }};
+}
+pub(crate) use with_format;
+
+/// The eight code vectors of a unit.
+#[inline(always)]
+pub(crate) unsafe fn codes<S: Simd, F: Format>(unit: *const u8) -> [S::I; 8] {
+    // SAFETY: the caller vouches for F::UNIT bytes; each arm reads BITS vectors.
+    unsafe {
+        let at = |v: usize| unit.add(64 * v);
+        let mut out = [S::splati(0); 8];
+        match F::BITS {
+            8 => {
+                for g in 0..8 {
+                    out[g] = S::loadi(at(g));
+                }
+            }
+            2 | 3 => {
+                for h in 0..2 {
+                    let v = S::loadi(at(h));
+                    out[4 * h] = S::bits_right::<0>(v, 3);
+                    out[4 * h + 1] = S::bits_right::<2>(v, 3);
+                    out[4 * h + 2] = S::bits_right::<4>(v, 3);
+                    out[4 * h + 3] = S::bits_right::<6>(v, 3);
+                }
+            }
+            _ => {
+                for g in 0..4 {
+                    let v = S::loadi(at(g));
+                    out[g] = S::bits_right::<0>(v, 15);
+                    out[g + 4] = S::bits_right::<4>(v, 15);
+                }
+            }
+        }
+        match F::BITS {
+            3 => {
+                let v = S::loadi(at(2));
+                out[0] = S::or(out[0], S::bits_left::<2>(v, 4));
+                out[1] = S::or(out[1], S::bits_left::<1>(v, 4));
+                out[2] = S::or(out[2], S::bits_right::<0>(v, 4));
+                out[3] = S::or(out[3], S::bits_right::<1>(v, 4));
+                out[4] = S::or(out[4], S::bits_right::<2>(v, 4));
+                out[5] = S::or(out[5], S::bits_right::<3>(v, 4));
+                out[6] = S::or(out[6], S::bits_right::<4>(v, 4));
+                out[7] = S::or(out[7], S::bits_right::<5>(v, 4));
+            }
+            5 => {
+                let v = S::loadi(at(4));
+                out[0] = S::or(out[0], S::bits_left::<4>(v, 16));
+                out[1] = S::or(out[1], S::bits_left::<3>(v, 16));
+                out[2] = S::or(out[2], S::bits_left::<2>(v, 16));
+                out[3] = S::or(out[3], S::bits_left::<1>(v, 16));
+                out[4] = S::or(out[4], S::bits_right::<0>(v, 16));
+                out[5] = S::or(out[5], S::bits_right::<1>(v, 16));
+                out[6] = S::or(out[6], S::bits_right::<2>(v, 16));
+                out[7] = S::or(out[7], S::bits_right::<3>(v, 16));
+            }
+            6 => {
+                for h in 0..2 {
+                    let v = S::loadi(at(4 + h));
+                    out[4 * h] = S::or(out[4 * h], S::bits_left::<4>(v, 48));
+                    out[4 * h + 1] = S::or(out[4 * h + 1], S::bits_left::<2>(v, 48));
+                    out[4 * h + 2] = S::or(out[4 * h + 2], S::bits_right::<0>(v, 48));
+                    out[4 * h + 3] = S::or(out[4 * h + 3], S::bits_right::<2>(v, 48));
+                }
+            }
+            _ => {}
+        }
+        out
+    }
+}
+
+/// The scales of sub-block `sub` of a record, one a row.
+#[inline(always)]
+pub(crate) unsafe fn scale<S: Simd, F: Format>(record: *const u8, sub: usize) -> S::F {
+    // SAFETY: the caller vouches for a record.
+    unsafe {
+        let d = S::load_f16(record.add(F::D).cast());
+        let byte = record.add(F::SCALES + LANES * sub);
+        match (F::BYTES, F::NIBBLES) {
+            (false, _) => d,
+            (true, false) => S::mul(d, S::load_i8(byte.cast())),
+            (true, true) => {
+                let both = S::load_u8(byte);
+                S::mul(d, S::fma(high_nibble::<S>(both), S::splat(-16.0), both))
+            }
+        }
+    }
+}
+
+/// The minima of sub-block `sub`, to be added.
+#[inline(always)]
+pub(crate) unsafe fn min<S: Simd, F: Format>(record: *const u8, sub: usize) -> S::F {
+    // SAFETY: the caller vouches for a record of a format with minima.
+    unsafe {
+        let dmin = S::load_f16(record.add(F::DMIN).cast());
+        let minus = S::sub(S::splat(0.0), dmin);
+        match (F::BYTES, F::NIBBLES) {
+            (false, _) => dmin,
+            (true, false) => S::mul(minus, S::load_u8(record.add(F::BYTE_MINS + LANES * sub))),
+            (true, true) => S::mul(minus, high_nibble::<S>(S::load_u8(record.add(F::SCALES + LANES * sub)))),
+        }
+    }
+}
+
+/// `floor(v / 16)` of bytes.
+#[inline(always)]
+unsafe fn high_nibble<S: Simd>(v: S::F) -> S::F {
+    // SAFETY: the caller's. (16 h + l - 7.5) / 16 is within 0.47 of h.
+    unsafe { S::round(S::mul(S::sub(v, S::splat(7.5)), S::splat(1.0 / 16.0))) }
+}
+
+/// Writes one row's block into `record` (zeroed before) as row `row` of 16.
+pub(crate) fn pack<F: Format>(block: &Codes, record: &mut [u8], row: usize) {
+    for e in 0..F::UNITS * 32 {
+        let (unit, g) = (&mut record[e / 32 * F::UNIT..][..F::UNIT], e % 32 / 4);
+        let (c, at) = (block.codes[e], row * 4 + e % 4);
+        match F::BITS {
+            8 => unit[g * 64 + at] = c,
+            2 | 3 => unit[g / 4 * 64 + at] |= (c & 3) << (g % 4 * 2),
+            _ => unit[g % 4 * 64 + at] |= (c & 15) << (g / 4 * 4),
+        }
+        match F::BITS {
+            3 => unit[128 + at] |= (c >> 2) << g,
+            5 => unit[256 + at] |= (c >> 4) << g,
+            6 => unit[256 + g / 4 * 64 + at] |= (c >> 4) << (g % 4 * 2),
+            _ => {}
+        }
+    }
+    let half = |v: f32| half::f16::from_f32(v).to_ne_bytes();
+    record[F::D + 2 * row..][..2].copy_from_slice(&half(block.d));
+    if F::MINS {
+        record[F::DMIN + 2 * row..][..2].copy_from_slice(&half(block.dmin));
+    }
+    if F::BYTES {
+        for s in 0..F::SUBS {
+            let shared = if F::NIBBLES { block.mins[s] << 4 } else { 0 };
+            record[F::SCALES + LANES * s + row] = block.scales[s] as u8 | shared;
+            if F::MINS && !F::NIBBLES {
+                record[F::BYTE_MINS + LANES * s + row] = block.mins[s];
+            }
+        }
+    }
+}
+
+/// Takes row `row` of 16 back out of a record: the inverse of [`pack`].
+pub(crate) fn unpack<F: Format>(record: &[u8], row: usize, block: &mut Codes) {
+    for e in 0..F::UNITS * 32 {
+        let (unit, g) = (&record[e / 32 * F::UNIT..][..F::UNIT], e % 32 / 4);
+        let at = row * 4 + e % 4;
+        let low = match F::BITS {
+            8 => unit[g * 64 + at],
+            2 | 3 => unit[g / 4 * 64 + at] >> (g % 4 * 2) & 3,
+            _ => unit[g % 4 * 64 + at] >> (g / 4 * 4) & 15,
+        };
+        let high = match F::BITS {
+            3 => (unit[128 + at] >> g & 1) << 2,
+            5 => (unit[256 + at] >> g & 1) << 4,
+            6 => (unit[256 + g / 4 * 64 + at] >> (g % 4 * 2) & 3) << 4,
+            _ => 0,
+        };
+        block.codes[e] = low | high;
+    }
+    let half = |at: usize| half::f16::from_ne_bytes([record[at + 2 * row], record[at + 2 * row + 1]]).to_f32();
+    block.d = half(F::D);
+    if F::MINS {
+        block.dmin = half(F::DMIN);
+    }
+    if F::BYTES {
+        for s in 0..F::SUBS {
+            let byte = record[F::SCALES + LANES * s + row];
+            block.scales[s] = (if F::NIBBLES { byte & 15 } else { byte }) as i8;
+            if F::NIBBLES {
+                block.mins[s] = byte >> 4;
+            } else if F::MINS {
+                block.mins[s] = record[F::BYTE_MINS + LANES * s + row];
+            }
+        }
+    }
+}
