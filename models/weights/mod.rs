@@ -4,10 +4,15 @@
 //! is allocated that the file's real size does not justify.
 
 pub mod ct2;
+pub(crate) mod flatbuffer;
 pub mod gguf;
 pub mod safetensors;
 pub(crate) mod source;
 pub mod tensor;
+pub(crate) mod tfjs;
+mod tfjs_ops;
+pub(crate) mod tflite;
+pub(crate) mod tflite_tensor;
 
 use std::path::PathBuf;
 

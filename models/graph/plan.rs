@@ -1,0 +1,217 @@
+//! The flat plan: layers with packed weights, and buffers shared by values that are not alive at the same time.
+
+use super::ir::{Data, limits};
+use super::layer::{Kind, Layer, Simple};
+use super::resolve::Resolved;
+use crate::weights::{Error, Result};
+use dreamseed_kernels::cpu::{dense::Conv, depthwise::Depthwise, pooling::Pooling, resize::Resize};
+use std::sync::Arc;
+
+/// Where an operand's elements are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Input(usize),
+    Constant(usize),
+    Slot(usize),
+}
+
+/// One operation, ready to run.
+pub(crate) struct Step {
+    pub(crate) run: Run,
+    pub(crate) a: (Place, usize), // first operand and its length
+    pub(crate) b: Option<(Place, usize)>,
+    pub(crate) residual: Option<(Place, usize, usize)>, // place, length, channels
+    pub(crate) out: (usize, usize),                     // slot, length
+    pub(crate) macs: u64,
+}
+
+/// What a step runs.
+pub(crate) enum Run {
+    Conv(Conv),
+    Depthwise(Depthwise),
+    Pooling(Pooling),
+    Resize(Resize),
+    Simple(Simple),
+}
+
+/// A network's steps, constants and buffer sizes.
+pub(crate) struct Plan {
+    pub(crate) steps: Vec<Step>,
+    pub(crate) constants: Vec<Arc<Vec<f32>>>,
+    pub(crate) slots: Vec<usize>,             // elements
+    pub(crate) inputs: Vec<usize>,            // elements
+    pub(crate) outputs: Vec<(usize, usize)>, // slot, elements
+}
+
+/// Positions of all pooling and resizing layers together: tables that are worked out beforehand.
+const POSITIONS: usize = 1 << 22;
+
+/// Packs the layers and assigns buffers.
+pub(crate) fn plan(graph: &Resolved) -> Result<Plan> {
+    let mut p = Planner::new(graph);
+    let mut positions = 0usize;
+    for (i, layer) in graph.layers.iter().enumerate() {
+        if let Kind::Pooling(window, _) = &layer.kind {
+            positions = positions.saturating_add(window.output[0] + window.output[1]);
+        }
+        if let Kind::Resize { size, .. } = &layer.kind {
+            positions = positions.saturating_add(size[0]).saturating_add(size[1]);
+        }
+        if positions > POSITIONS {
+            return Err(Error::Unsupported(format!("pooling and resizing over more than {POSITIONS} rows and columns in all")));
+        }
+        p.layer(i, layer)?;
+    }
+    p.finish()
+}
+
+struct Planner<'a> {
+    graph: &'a Resolved,
+    root: Vec<usize>,           // value -> the value whose elements it shares
+    last: Vec<usize>,           // root -> last layer that reads it; usize::MAX for outputs
+    place: Vec<Option<Place>>, // root -> where
+    free: Vec<usize>,           // slots
+    plan: Plan,
+    macs: u64,
+}
+
+impl<'a> Planner<'a> {
+    fn new(graph: &'a Resolved) -> Self {
+        let n = graph.values.len();
+        let mut root: Vec<usize> = (0..n).collect();
+        let mut last = vec![0; n];
+        for (i, layer) in graph.layers.iter().enumerate() {
+            if matches!(layer.kind, Kind::Simple(Simple::Copy)) {
+                root[layer.output] = root[layer.inputs[0]];
+            }
+            layer.inputs.iter().chain(layer.residual.iter().map(|r| &r.0)).for_each(|&v| last[root[v]] = i);
+        }
+        graph.outputs.iter().for_each(|&o| last[root[o]] = usize::MAX);
+        let mut place = vec![None; n];
+        let inputs = graph.inputs.iter().map(|&v| elements(graph, v)).collect();
+        graph.inputs.iter().enumerate().for_each(|(i, &v)| place[v] = Some(Place::Input(i)));
+        let plan = Plan { steps: Vec::new(), constants: Vec::new(), slots: Vec::new(), inputs, outputs: Vec::new() };
+        Self { graph, root, last, place, free: Vec::new(), plan, macs: 0 }
+    }
+
+    fn layer(&mut self, i: usize, layer: &Layer) -> Result<()> {
+        if matches!(layer.kind, Kind::Simple(Simple::Copy)) {
+            return Ok(());
+        }
+        let (a, b) = (self.operand(layer.inputs[0])?, layer.inputs.get(1).map(|&v| self.operand(v)).transpose()?);
+        let residual = layer.residual.map(|(v, c)| self.operand(v).map(|(p, n)| (p, n, c))).transpose()?;
+        let out = (self.slot(layer.output), elements(self.graph, layer.output));
+        let fail = |e: dreamseed_kernels::cpu::conv::WindowError| Error::Tensor {
+            name: self.graph.values[layer.output].name.clone(),
+            problem: e.to_string(),
+        };
+        let finish = layer.finish.clone();
+        let (run, macs) = match &layer.kind {
+            Kind::Conv(w) => {
+                let conv = Conv::new(w.window.clone(), &w.weights, &w.bias, finish).map_err(fail)?;
+                let macs = out.1 as u64 * w.window.taps() as u64 * w.window.input[2] as u64;
+                (Run::Conv(conv), macs)
+            }
+            Kind::Depthwise(w) => {
+                let macs = out.1 as u64 * w.window.taps() as u64;
+                (Run::Depthwise(Depthwise::new(w.window.clone(), &w.weights, &w.bias, finish).map_err(fail)?), macs)
+            }
+            Kind::Pooling(window, reduce) => {
+                let macs = out.1 as u64 * window.taps() as u64;
+                (Run::Pooling(Pooling::new(window.clone(), *reduce, finish.after).map_err(fail)?), macs)
+            }
+            Kind::Resize { input, size, centres } => {
+                (Run::Resize(Resize::new(*input, *size, *centres, finish).map_err(fail)?), out.1 as u64 * 4)
+            }
+            Kind::Simple(op) => (Run::Simple(op.clone()), a.1.max(out.1) as u64),
+        };
+        self.macs = self.macs.saturating_add(macs);
+        if self.macs > limits::MACS {
+            return Err(Error::Unsupported(format!("a run takes more than {} multiply-adds", limits::MACS)));
+        }
+        self.plan.steps.push(Step { run, a, b, residual, out, macs });
+        let read = layer.inputs.iter().chain(layer.residual.iter().map(|r| &r.0)).chain([&layer.output]);
+        for &v in read {
+            self.release(self.root[v], i);
+        }
+        Ok(())
+    }
+
+    /// Hands back the slot of a value that nothing reads after layer `i`.
+    fn release(&mut self, root: usize, i: usize) {
+        if let (Some(Place::Slot(slot)), true) = (self.place[root], self.last[root] <= i)
+            && !self.free.contains(&slot)
+        {
+            self.free.push(slot);
+            self.place[root] = None;
+        }
+    }
+
+    fn operand(&mut self, v: usize) -> Result<(Place, usize)> {
+        let root = self.root[v];
+        let len = elements(self.graph, v);
+        if let Some(place) = self.place[root] {
+            return Ok((place, len));
+        }
+        let missing = || Error::Tensor { name: self.graph.values[v].name.clone(), problem: "read before it is computed".to_owned() };
+        let data = match self.graph.values[root].data.as_ref().ok_or_else(missing)? {
+            Data::F32(data) => Arc::clone(data),
+            Data::I32(data) => Arc::new(data.iter().map(|&v| v as f32).collect()),
+        };
+        self.plan.constants.push(data);
+        let place = Place::Constant(self.plan.constants.len() - 1);
+        self.place[root] = Some(place);
+        Ok((place, len))
+    }
+
+    /// The slot of a value that is computed: its own where it has one, else the free one that fits best.
+    fn slot(&mut self, v: usize) -> usize {
+        let (root, need) = (self.root[v], elements(self.graph, v));
+        if let Some(Place::Slot(slot)) = self.place[root] {
+            return slot;
+        }
+        let slots = &mut self.plan.slots;
+        // The smallest that is large enough, or else the largest, which then grows.
+        let best = (0..self.free.len()).min_by_key(|&f| {
+            let size = slots[self.free[f]];
+            if size >= need { (0, size) } else { (1, usize::MAX - size) }
+        });
+        let slot = match best {
+            Some(f) => self.free.swap_remove(f),
+            None => {
+                slots.push(0);
+                slots.len() - 1
+            }
+        };
+        slots[slot] = slots[slot].max(need);
+        self.place[root] = Some(Place::Slot(slot));
+        slot
+    }
+
+    /// Outputs that are inputs or constants get a copy; then the limits.
+    fn finish(mut self) -> Result<Plan> {
+        for &o in &self.graph.outputs {
+            let (place, len) = self.operand(o)?;
+            let slot = match place {
+                Place::Slot(slot) => slot,
+                a => {
+                    self.plan.slots.push(len);
+                    let out = (self.plan.slots.len() - 1, len);
+                    let run = Run::Simple(Simple::Copy);
+                    self.plan.steps.push(Step { run, a: (a, len), b: None, residual: None, out, macs: len as u64 });
+                    out.0
+                }
+            };
+            self.plan.outputs.push((slot, len));
+        }
+        let bytes = self.plan.slots.iter().fold(0usize, |n, &s| n.saturating_add(s.saturating_mul(4)));
+        if bytes > limits::ACTIVATIONS {
+            return Err(Error::Unsupported(format!("a session takes {bytes} bytes; at most {} are given", limits::ACTIVATIONS)));
+        }
+        Ok(self.plan)
+    }
+}
+
+fn elements(graph: &Resolved, v: usize) -> usize {
+    graph.values[v].shape.iter().flatten().product()
+}
