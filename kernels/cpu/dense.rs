@@ -31,7 +31,9 @@ impl Conv {
         let (n, k) = (window.output[2], window.taps() * window.input[2]);
         if Some(weights.len()) != n.checked_mul(k) || !(bias.is_empty() || bias.len() == n) {
             let seen = (weights.len(), bias.len());
-            return Err(WindowError(format!("{n} channels of {k} products take {n} x {k} weights and {n} biases, not {seen:?}")));
+            return Err(WindowError(format!(
+                "{n} channels of {k} products take {n} x {k} weights and {n} biases, not {seen:?}"
+            )));
         }
         let width = Width::of(n);
         let lanes = width.lanes();
@@ -145,7 +147,14 @@ unsafe fn row<L: Lanes, const NV: usize>(call: &Call, xs: &std::ops::Range<usize
     let mut x = xs.start;
     while x < xs.end {
         let inside = inner.contains(&x);
-        let end = if inside { inner.end } else if x < inner.start { inner.start } else { xs.end }.min(xs.end);
+        let end = if inside {
+            inner.end
+        } else if x < inner.start {
+            inner.start
+        } else {
+            xs.end
+        }
+        .min(xs.end);
         // SAFETY: each tile lies in `xs` and, where `inside`, in `inner`.
         unsafe {
             match end - x {

@@ -44,8 +44,20 @@ impl Unary {
             Self::Neg => -x,
             Self::Floor => x.floor(),
             Self::Reciprocal => 1.0 / x,
-            Self::Elu => if x > 0.0 { x } else { x.exp_m1() },
-            Self::LeakyRelu(slope) => if x > 0.0 { x } else { slope * x },
+            Self::Elu => {
+                if x > 0.0 {
+                    x
+                } else {
+                    x.exp_m1()
+                }
+            }
+            Self::LeakyRelu(slope) => {
+                if x > 0.0 {
+                    x
+                } else {
+                    slope * x
+                }
+            }
             Self::Truncate => x.trunc(),
         }
     }
@@ -173,7 +185,8 @@ pub fn fold(f: Fold, x: &[f32], len: usize, inner: usize, out: &mut [f32]) {
                 Fold::Max => group.fold(f32::NEG_INFINITY, |m, &v| m.max(v)),
                 Fold::Min => group.fold(f32::INFINITY, |m, &v| m.min(v)),
                 Fold::ArgMax => {
-                    let best = group.enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &v)| if v > best.1 { (i, v) } else { best });
+                    let best =
+                        group.enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &v)| if v > best.1 { (i, v) } else { best });
                     best.0 as f32
                 }
             };

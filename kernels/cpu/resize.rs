@@ -43,7 +43,9 @@ impl Resize {
     /// From (h, w, c) to (h, w) of `size`. A dimension is 1 to 2^24.
     pub fn new(input: [usize; 3], size: [usize; 2], centres: Centres, finish: Finish) -> Result<Self, WindowError> {
         if let Some(bad) = input.iter().chain(&size).find(|&&v| v == 0 || v > 1 << 24) {
-            return Err(WindowError(format!("a resize from {input:?} to {size:?}: each value must lie in 1..=2^24, not {bad}")));
+            return Err(WindowError(format!(
+                "a resize from {input:?} to {size:?}: each value must lie in 1..=2^24, not {bad}"
+            )));
         }
         let table = |d: usize| (0..size[d]).map(|o| centres.sample(o, input[d], size[d])).collect();
         let (rows, cols) = (table(0), table(1));
@@ -99,7 +101,8 @@ unsafe fn row<L: Lanes>(call: &Call, y: usize) {
             let corners = [at(y0, x0), at(y0, x1), at(y1, x0), at(y1, x1)];
             let weights = [(1.0 - fy) * (1.0 - fx), (1.0 - fy) * fx, fy * (1.0 - fx), fy * fx].map(|w| L::splat(w));
             for c in (0..channels).step_by(L::N) {
-                let load = |p: *const f32| if c + L::N <= channels { L::load(p.add(c)) } else { L::load_n(p.add(c), channels - c) };
+                let load =
+                    |p: *const f32| if c + L::N <= channels { L::load(p.add(c)) } else { L::load_n(p.add(c), channels - c) };
                 let mut v = load(corners[0]).mul(weights[0]);
                 for i in 1..4 {
                     v = v.fma(load(corners[i]), weights[i]);

@@ -26,7 +26,11 @@ fn main() -> Result<(), Failure> {
     }
     let network = Network::open(&file.ok_or("which file?")?)?;
     println!("{:?}\n{:?}", network.inputs(), network.outputs());
-    println!("{:.1} M multiply-adds, {:.1} MB of activations", network.macs() as f64 / 1e6, network.session_bytes() as f64 / 1e6);
+    println!(
+        "{:.1} M multiply-adds, {:.1} MB of activations",
+        network.macs() as f64 / 1e6,
+        network.session_bytes() as f64 / 1e6
+    );
     for info in network.inputs().iter().skip(inputs.len()) {
         inputs.push(pattern(info.shape.iter().product()));
     }
@@ -53,7 +57,12 @@ fn main() -> Result<(), Failure> {
     println!("best of {runs}: {:.3} ms", best.as_secs_f64() * 1e3);
     for (i, info) in network.outputs().iter().enumerate() {
         let out = session.output(i);
-        println!("{}: sum {:.6}, first {:?}", info.name, out.iter().map(|&v| f64::from(v)).sum::<f64>(), &out[..out.len().min(4)]);
+        println!(
+            "{}: sum {:.6}, first {:?}",
+            info.name,
+            out.iter().map(|&v| f64::from(v)).sum::<f64>(),
+            &out[..out.len().min(4)]
+        );
         if let Some(dir) = &dump {
             let bytes: Vec<u8> = out.iter().flat_map(|v| v.to_le_bytes()).collect();
             std::fs::write(dir.join(format!("{i}.f32")), bytes)?;

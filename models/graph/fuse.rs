@@ -73,7 +73,9 @@ impl<'a> Fuser<'a> {
         let Some(layer) = self.layers[i].take() else { return };
         let merged = match &layer.kind {
             Kind::Simple(Simple::Act(act, _)) => self.activation(&layer, act),
-            Kind::Simple(Simple::Binary { f: Binary::Add, lay, .. }) => self.bias(&layer, *lay).or_else(|| self.residual(&layer, *lay)),
+            Kind::Simple(Simple::Binary { f: Binary::Add, lay, .. }) => {
+                self.bias(&layer, *lay).or_else(|| self.residual(&layer, *lay))
+            }
             _ => None,
         };
         let layer = merged.unwrap_or(layer);

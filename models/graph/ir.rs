@@ -46,12 +46,30 @@ pub(crate) struct Node {
 pub(crate) enum Op {
     Identity,
     /// x, weights (out, h, w, in), or (h, w, in, out) where `hwio`, bias?
-    Conv { stride: [usize; 2], dilation: [usize; 2], padding: Padding, hwio: bool },
+    Conv {
+        stride: [usize; 2],
+        dilation: [usize; 2],
+        padding: Padding,
+        hwio: bool,
+    },
     /// x, weights (1, h, w, in * multiplier), or (h, w, in, multiplier) where `hwio`, bias?
-    Depthwise { stride: [usize; 2], dilation: [usize; 2], padding: Padding, hwio: bool },
+    Depthwise {
+        stride: [usize; 2],
+        dilation: [usize; 2],
+        padding: Padding,
+        hwio: bool,
+    },
     /// x, weights (out, in), or (in, out) where `transposed`, bias?
-    FullyConnected { transposed: bool, keep_dims: bool },
-    Pool { reduce: Reduce, window: [usize; 2], stride: [usize; 2], padding: Padding },
+    FullyConnected {
+        transposed: bool,
+        keep_dims: bool,
+    },
+    Pool {
+        reduce: Reduce,
+        window: [usize; 2],
+        stride: [usize; 2],
+        padding: Padding,
+    },
     Clamp(f32, f32),
     Unary(Unary),
     Binary(Binary),
@@ -71,7 +89,10 @@ pub(crate) enum Op {
     Squeeze(Vec<i64>),
     Softmax(f32),
     /// x, axes
-    Fold { fold: Fold, keep_dims: bool },
+    Fold {
+        fold: Fold,
+        keep_dims: bool,
+    },
     /// x, begin, end, strides
     StridedSlice(SliceMasks),
     /// x, permutation

@@ -44,15 +44,38 @@ pub(crate) enum Simple {
     /// The activation, and the innermost dimension.
     Act(Act, usize),
     /// Operands: the one of the output's shape, the broadcast one.
-    Binary { f: Binary, lay: Broadcast, swapped: bool },
-    Pad { from: [usize; 4], to: [usize; 4], before: [usize; 4], value: f32 },
+    Binary {
+        f: Binary,
+        lay: Broadcast,
+        swapped: bool,
+    },
+    Pad {
+        from: [usize; 4],
+        to: [usize; 4],
+        before: [usize; 4],
+        value: f32,
+    },
     /// One operand of a concatenation; the others are layers with the same output.
-    ConcatPart { len: usize, total: usize, from: usize },
+    ConcatPart {
+        len: usize,
+        total: usize,
+        from: usize,
+    },
     Walk(Walk),
-    Softmax { channels: usize, beta: f32 },
-    Fold { fold: Fold, len: usize, inner: usize },
+    Softmax {
+        channels: usize,
+        beta: f32,
+    },
+    Fold {
+        fold: Fold,
+        len: usize,
+        inner: usize,
+    },
     /// Operands: x, seen as (.., inner), and indices (n, dims). An index outside its dimension is clamped.
-    GatherNd { dims: Vec<usize>, inner: usize },
+    GatherNd {
+        dims: Vec<usize>,
+        inner: usize,
+    },
 }
 
 impl Simple {

@@ -38,8 +38,8 @@ pub(crate) enum Run {
 pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
     pub(crate) constants: Vec<Arc<Vec<f32>>>,
-    pub(crate) slots: Vec<usize>,             // elements
-    pub(crate) inputs: Vec<usize>,            // elements
+    pub(crate) slots: Vec<usize>,            // elements
+    pub(crate) inputs: Vec<usize>,           // elements
     pub(crate) outputs: Vec<(usize, usize)>, // slot, elements
 }
 
@@ -67,10 +67,10 @@ pub(crate) fn plan(graph: &Resolved) -> Result<Plan> {
 
 struct Planner<'a> {
     graph: &'a Resolved,
-    root: Vec<usize>,           // value -> the value whose elements it shares
-    last: Vec<usize>,           // root -> last layer that reads it; usize::MAX for outputs
+    root: Vec<usize>,          // value -> the value whose elements it shares
+    last: Vec<usize>,          // root -> last layer that reads it; usize::MAX for outputs
     place: Vec<Option<Place>>, // root -> where
-    free: Vec<usize>,           // slots
+    free: Vec<usize>,          // slots
     plan: Plan,
     macs: u64,
 }
@@ -153,7 +153,8 @@ impl<'a> Planner<'a> {
         if let Some(place) = self.place[root] {
             return Ok((place, len));
         }
-        let missing = || Error::Tensor { name: self.graph.values[v].name.clone(), problem: "read before it is computed".to_owned() };
+        let missing =
+            || Error::Tensor { name: self.graph.values[v].name.clone(), problem: "read before it is computed".to_owned() };
         let data = match self.graph.values[root].data.as_ref().ok_or_else(missing)? {
             Data::F32(data) => Arc::clone(data),
             Data::I32(data) => Arc::new(data.iter().map(|&v| v as f32).collect()),
@@ -206,7 +207,10 @@ impl<'a> Planner<'a> {
         }
         let bytes = self.plan.slots.iter().fold(0usize, |n, &s| n.saturating_add(s.saturating_mul(4)));
         if bytes > limits::ACTIVATIONS {
-            return Err(Error::Unsupported(format!("a session takes {bytes} bytes; at most {} are given", limits::ACTIVATIONS)));
+            return Err(Error::Unsupported(format!(
+                "a session takes {bytes} bytes; at most {} are given",
+                limits::ACTIVATIONS
+            )));
         }
         Ok(self.plan)
     }

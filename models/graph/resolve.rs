@@ -91,11 +91,17 @@ impl Resolver {
     fn node(&mut self, node: &Node) -> Result<()> {
         let at = At { node, format: self.format };
         match &node.op {
-            Op::Conv { .. } | Op::Depthwise { .. } | Op::FullyConnected { .. } | Op::Pool { .. } | Op::Resize(_) => self.windowed(at),
-            Op::Identity | Op::Reshape | Op::ExpandDims | Op::Squeeze(_) | Op::Shape => self.reshaped(at),
-            Op::Concat(_) | Op::Pack(_) | Op::Unpack(_) | Op::StridedSlice(_) | Op::Transpose | Op::DepthToSpace(_) | Op::Pad => {
-                self.moved(at)
+            Op::Conv { .. } | Op::Depthwise { .. } | Op::FullyConnected { .. } | Op::Pool { .. } | Op::Resize(_) => {
+                self.windowed(at)
             }
+            Op::Identity | Op::Reshape | Op::ExpandDims | Op::Squeeze(_) | Op::Shape => self.reshaped(at),
+            Op::Concat(_)
+            | Op::Pack(_)
+            | Op::Unpack(_)
+            | Op::StridedSlice(_)
+            | Op::Transpose
+            | Op::DepthToSpace(_)
+            | Op::Pad => self.moved(at),
             _ => self.computed(at),
         }
     }
@@ -152,7 +158,9 @@ impl Resolver {
         let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         if !elements.is_some_and(|n| (1..=limits::ELEMENTS).contains(&n)) || shape.len() > RANK {
             let most = limits::ELEMENTS;
-            return Err(at.error(format!("an output of shape {shape:?}; at most {RANK} dimensions and {most} elements, at least one")));
+            return Err(
+                at.error(format!("an output of shape {shape:?}; at most {RANK} dimensions and {most} elements, at least one"))
+            );
         }
         let value = &mut self.values[output];
         if value.shape.is_some() {
@@ -204,7 +212,8 @@ impl Resolver {
     /// Carries out an operation on constants.
     fn fold(&mut self, at: At, parts: &[(Simple, Vec<usize>)], output: usize, elements: usize) -> Result<()> {
         let left = self.folded.checked_sub(elements).filter(|_| elements <= FOLDED);
-        let refusal = || at.error(format!("folds a constant of {elements} elements; at most {FOLDED} at once, {FOLDED_ALL} in all"));
+        let refusal =
+            || at.error(format!("folds a constant of {elements} elements; at most {FOLDED} at once, {FOLDED_ALL} in all"));
         self.folded = left.ok_or_else(refusal)?;
         let mut out = vec![0.0; elements];
         let mut whole = true;

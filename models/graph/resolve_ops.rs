@@ -37,7 +37,10 @@ impl Resolver {
                 let &[a, b, c, d] = self.shape(at, w)? else { return Err(at.error("weights of other than four dimensions")) };
                 let [n, kh, kw, ci] = if *hwio { [d, a, b, c] } else { [a, b, c, d] };
                 if ci != input[2] {
-                    return Err(at.error(format!("weights for {ci} channels, a picture of {} (grouped convolution is not run)", input[2])));
+                    return Err(at.error(format!(
+                        "weights for {ci} channels, a picture of {} (grouped convolution is not run)",
+                        input[2]
+                    )));
                 }
                 let window = Window::new(input, n, [kh, kw], *stride, *dilation, *padding).map_err(|e| at.window(e))?;
                 let mut weights = self.floats(at, w)?;
@@ -229,7 +232,9 @@ impl Resolver {
         let wide = shape.len().checked_sub(4).is_none();
         let most = 1 << 24;
         if amounts.len() != shape.len() * 2 || !(wide || shape.len() == 4) || amounts.iter().any(|a| !(0..=most).contains(a)) {
-            return Err(at.error(format!("amounts {amounts:?} around {shape:?}: two of 0..={most} a dimension, at most four dimensions")));
+            return Err(at.error(format!(
+                "amounts {amounts:?} around {shape:?}: two of 0..={most} a dimension, at most four dimensions"
+            )));
         }
         let (mut from, mut to, mut before) = ([1; 4], [1; 4], [0; 4]);
         let skip = 4 - shape.len();
@@ -311,7 +316,9 @@ impl Resolver {
         let (begin, end, stride) = (begin?, end?, stride?);
         let fits = begin.len() == end.len() && begin.len() == stride.len() && begin.len() <= from.len();
         if masks.ellipsis != 0 || masks.new_axis != 0 || !fits {
-            return Err(at.error(format!("a slice {begin:?} to {end:?} by {stride:?} of {from:?}; ellipsis and new axes are not run")));
+            return Err(
+                at.error(format!("a slice {begin:?} to {end:?} by {stride:?} of {from:?}; ellipsis and new axes are not run"))
+            );
         }
         let own = strides(&from);
         let (mut base, mut shape, mut step) = (0usize, Vec::new(), Vec::new());

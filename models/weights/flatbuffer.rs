@@ -17,7 +17,11 @@ impl<'a> Buffer<'a> {
     pub(crate) fn slice(&self, field: &str, at: usize, len: usize) -> Result<&'a [u8]> {
         let end = at.checked_add(len);
         end.and_then(|end| self.bytes.get(at..end)).ok_or_else(|| {
-            self.error(field, at, format!("{len} bytes wanted, but the file ends at {}: it is cut off or damaged", self.bytes.len()))
+            self.error(
+                field,
+                at,
+                format!("{len} bytes wanted, but the file ends at {}: it is cut off or damaged", self.bytes.len()),
+            )
         })
     }
 
@@ -45,7 +49,8 @@ impl<'a> Buffer<'a> {
     pub(crate) fn table(&self, field: &str, at: usize) -> Result<Table<'a>> {
         let pos = self.follow(field, at)?;
         let back = i64::from(i32::from_le_bytes(self.array(field, pos)?));
-        let vtable = usize::try_from(pos as i64 - back).map_err(|_| self.error(field, pos, "vtable before the file's start"))?;
+        let vtable =
+            usize::try_from(pos as i64 - back).map_err(|_| self.error(field, pos, "vtable before the file's start"))?;
         let size = usize::from(u16::from_le_bytes(self.array(field, vtable)?));
         if size < 4 || size % 2 != 0 {
             return Err(self.error(field, vtable, format!("a vtable of {size} bytes; at least 4, an even number")));
@@ -152,7 +157,11 @@ impl<'a> Table<'a> {
     pub(crate) fn string(&self, field: &str, id: usize, most: usize) -> Result<String> {
         let v = self.vector(field, id, 1)?;
         if v.bytes.len() > most {
-            return Err(self.buffer.error(field, v.pos, format!("a string of {} bytes; at most {most} are read", v.bytes.len())));
+            return Err(self.buffer.error(
+                field,
+                v.pos,
+                format!("a string of {} bytes; at most {most} are read", v.bytes.len()),
+            ));
         }
         Ok(String::from_utf8_lossy(v.bytes).into_owned())
     }

@@ -201,7 +201,8 @@ impl<'a> Builder<'a> {
     fn new(nodes: &'a [JsonNode], mut weights: HashMap<String, Value>) -> Result<Self> {
         let operands = nodes.iter().map(|n| n.input.len()).sum::<usize>();
         if nodes.len() > limits::NODES || operands > limits::OPERANDS {
-            let problem = format!("{} nodes, {operands} operands; at most {} and {}", nodes.len(), limits::NODES, limits::OPERANDS);
+            let problem =
+                format!("{} nodes, {operands} operands; at most {} and {}", nodes.len(), limits::NODES, limits::OPERANDS);
             return Err(error("modelTopology.node", 0, problem));
         }
         let mut b = Self { nodes, index: HashMap::new(), values: Vec::new(), first: Vec::new(), ports: Vec::new() };
@@ -215,7 +216,9 @@ impl<'a> Builder<'a> {
             b.ports.push(ports);
             match weights.remove(&node.name) {
                 Some(weight) if node.op == "Const" => b.values.push(weight),
-                None if node.op == "Const" => return Err(error(format!("node {}", node.name), i, "a constant without weights")),
+                None if node.op == "Const" => {
+                    return Err(error(format!("node {}", node.name), i, "a constant without weights"));
+                }
                 _ => b.values.extend((0..ports).map(|_| Value { name: node.name.clone(), ..Value::default() })),
             }
             if b.values.len() > limits::VALUES {
@@ -234,7 +237,11 @@ impl<'a> Builder<'a> {
         let node = self.index.get(name).copied();
         match (node, port) {
             (Some(node), Some(port)) if port < self.ports[node] => Ok(self.first[node] + port),
-            _ => Err(error("node.input", at, format!("{:?} is not in the graph", reference.chars().take(80).collect::<String>()))),
+            _ => Err(error(
+                "node.input",
+                at,
+                format!("{:?} is not in the graph", reference.chars().take(80).collect::<String>()),
+            )),
         }
     }
 
@@ -280,7 +287,8 @@ impl<'a> Builder<'a> {
                     let shape = node.attr.get("shape").and_then(|a| a.shape.as_ref()).and_then(|s| s.dims());
                     let shape = shape.or_else(|| port.and_then(|p| p.shape.as_ref()).and_then(|s| s.dims()));
                     let problem = "an input without a fixed shape (only the first dimension may be open)";
-                    self.values[self.first[i]].shape = Some(shape.ok_or_else(|| error(format!("node {}", node.name), i, problem))?);
+                    self.values[self.first[i]].shape =
+                        Some(shape.ok_or_else(|| error(format!("node {}", node.name), i, problem))?);
                     inputs.push(self.first[i]);
                 }
                 _ => self.node(i, &mut nodes)?,
@@ -298,7 +306,8 @@ impl<'a> Builder<'a> {
         let chain = operation(node, i)?;
         let outputs: Vec<usize> = (0..self.ports[i]).map(|p| self.first[i] + p).collect();
         let mut slopes = operands.get(3).copied().flatten();
-        let fused = chain.len() > 1 || matches!(chain.first(), Some(Op::Conv { .. } | Op::Depthwise { .. } | Op::FullyConnected { .. }));
+        let fused = chain.len() > 1
+            || matches!(chain.first(), Some(Op::Conv { .. } | Op::Depthwise { .. } | Op::FullyConnected { .. }));
         if fused {
             operands.truncate(3);
         }
@@ -337,7 +346,8 @@ impl<'a> Builder<'a> {
             outputs.push(output);
         }
         if outputs.is_empty() {
-            let read: std::collections::HashSet<usize> = nodes.iter().flat_map(|n| n.inputs.iter().flatten().copied()).collect();
+            let read: std::collections::HashSet<usize> =
+                nodes.iter().flat_map(|n| n.inputs.iter().flatten().copied()).collect();
             let ends = nodes.iter().flat_map(|n| n.outputs.iter().copied());
             outputs = ends.filter(|o| !read.contains(o)).collect();
         }

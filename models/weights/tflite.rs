@@ -80,7 +80,8 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Graph> {
 /// The operator's name; a custom one keeps its own.
 fn operator_name(code: &Table) -> Result<String> {
     // Files older than the wider field hold the number in the narrow one; newer ones fill both up to 127.
-    let number = code.i32("OperatorCode.builtin_code", 3, 0)?.max(i32::from(code.u8("OperatorCode.deprecated_builtin_code", 0)?));
+    let number =
+        code.i32("OperatorCode.builtin_code", 3, 0)?.max(i32::from(code.u8("OperatorCode.deprecated_builtin_code", 0)?));
     match usize::try_from(number).ok().and_then(|n| BUILTINS.split_whitespace().nth(n)) {
         Some("CUSTOM") => Ok(format!("custom operator {}", code.string("OperatorCode.custom_code", 1, limits::NAME)?)),
         Some(name) => Ok(name.to_owned()),
@@ -231,7 +232,13 @@ fn operation(t: &Table, name: &str) -> Result<(Op, Option<Op>)> {
         "PAD" | "PADV2" => Op::Pad,
         "RESIZE_BILINEAR" => {
             let (aligned, half) = (o.bool("ResizeBilinearOptions.align_corners", 2)?, o.bool("half_pixel_centers", 3)?);
-            Op::Resize(if aligned { Centres::Aligned } else if half { Centres::Half } else { Centres::Corner })
+            Op::Resize(if aligned {
+                Centres::Aligned
+            } else if half {
+                Centres::Half
+            } else {
+                Centres::Corner
+            })
         }
         "DEPTH_TO_SPACE" => Op::DepthToSpace(positive(o, "DepthToSpaceOptions.block_size", o.i32("block_size", 0, 0)?)?),
         // With one operand the shape is an attribute: `operator` tells the two apart by this mark.

@@ -19,7 +19,9 @@ impl Budget {
     fn take(&mut self, t: &Table, elements: usize) -> Result<()> {
         match elements.checked_mul(4).and_then(|bytes| self.left.checked_sub(bytes)) {
             Some(left) => self.left = left,
-            None => return Err(t.error("Tensor.shape", format!("{elements} elements: more than the size of the file justifies"))),
+            None => {
+                return Err(t.error("Tensor.shape", format!("{elements} elements: more than the size of the file justifies")));
+            }
         }
         Ok(())
     }
@@ -148,7 +150,7 @@ enum Level {
 struct Sparse {
     shape: Vec<usize>,
     levels: Vec<Level>,
-    order: Vec<usize>,            // level -> dimension, or rank + block dimension
+    order: Vec<usize>,           // level -> dimension, or rank + block dimension
     blocks: Vec<(usize, usize)>, // block dimension -> (dimension, block size)
 }
 
@@ -167,7 +169,8 @@ impl Sparse {
         order.iter().for_each(|&d| seen[d] = true);
         let blocks_last = order.iter().take(rank).all(|&d| d < rank);
         if meta.len() != all || order.len() != all || seen.contains(&false) || !blocks_last || map.len() > rank {
-            let problem = format!("{} levels, {} in order, for {rank} dimensions and {} of blocks", meta.len(), order.len(), map.len());
+            let problem =
+                format!("{} levels, {} in order, for {rank} dimensions and {} of blocks", meta.len(), order.len(), map.len());
             return Err(t.error("SparsityParameters.traversal_order", problem));
         }
         let levels = meta.iter().map(level).collect::<Result<Vec<_>>>()?;
@@ -190,7 +193,15 @@ impl Sparse {
     }
 
     /// Visits the children of node `parent` of a level. Each visit uses up an entry of the file: the walk is as long as the file.
-    fn walk(&self, t: &Table, depth: usize, parent: usize, at: &mut Vec<usize>, out: &mut Vec<usize>, stored: usize) -> Result<()> {
+    fn walk(
+        &self,
+        t: &Table,
+        depth: usize,
+        parent: usize,
+        at: &mut Vec<usize>,
+        out: &mut Vec<usize>,
+        stored: usize,
+    ) -> Result<()> {
         let Some(level) = self.levels.get(depth) else {
             if parent != out.len() || parent >= stored {
                 return Err(t.error("SparsityParameters", format!("value {parent} of {stored} is out of place")));
@@ -205,7 +216,11 @@ impl Sparse {
             }
             Level::Compressed { segments, indices } => match segments.get(parent..).and_then(|s| s.get(..2)) {
                 Some(&[lo, hi]) if lo <= hi && hi <= indices.len() => (lo..hi, Some(indices)),
-                _ => return Err(t.error("DimensionMetadata.array_segments", format!("segment {parent} is not inside the indices"))),
+                _ => {
+                    return Err(
+                        t.error("DimensionMetadata.array_segments", format!("segment {parent} is not inside the indices"))
+                    );
+                }
             },
         };
         let first = children.start;
@@ -240,7 +255,8 @@ fn level(t: &Table) -> Result<Level> {
     match t.u8("DimensionMetadata.format", 0)? {
         0 => {
             let size = t.i32("DimensionMetadata.dense_size", 1, 0)?;
-            let size = usize::try_from(size).map_err(|_| t.error("DimensionMetadata.dense_size", format!("{size} is negative")))?;
+            let size =
+                usize::try_from(size).map_err(|_| t.error("DimensionMetadata.dense_size", format!("{size} is negative")))?;
             Ok(Level::Dense(size))
         }
         1 => Ok(Level::Compressed {
