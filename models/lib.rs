@@ -5,8 +5,10 @@
 
 pub mod chat;
 pub mod decoder;
+pub mod detection;
 pub mod face;
 pub mod graph;
+pub mod image;
 pub mod layers;
 pub mod pose;
 pub mod prosody;

@@ -1,6 +1,44 @@
 //! Face: detector, mesh of 468 points, expression.
 
+mod mesh;
+mod track;
+
+use std::path::Path;
+
 use serde::Serialize;
+
+pub use track::{FaceTracker, Options};
+
+use crate::detection::{self, Detector};
+use crate::graph::Network;
+use crate::weights::Result;
+use mesh::{ExpressionNet, MeshNet};
+
+/// BlazeFace detector, face mesh and expression net; immutable; a [`FaceTracker`] holds what changes.
+///
+/// Sources: Bazarevsky et al. 2019 (BlazeFace), Kartynnik et al. 2019 (face mesh).
+pub struct FaceNets {
+    detector: Detector,
+    mesh: MeshNet,
+    expression: Option<ExpressionNet>,
+}
+
+impl FaceNets {
+    /// From `face_detection_short_range.tflite`, `face_landmark.tflite` and, if wanted, `emotion.json`.
+    pub fn open(detector: &Path, mesh: &Path, expression: Option<&Path>) -> Result<Self> {
+        let config = detection::Config { side: 128, strides: &[8, 16, 16, 16], keypoints: 6, min_score: 0.5, max_overlap: 0.3 };
+        Ok(Self {
+            detector: Detector::new(Network::open(detector)?, config)?,
+            mesh: MeshNet::new(Network::open(mesh)?)?,
+            expression: expression.map(|p| ExpressionNet::new(Network::open(p)?)).transpose()?,
+        })
+    }
+
+    /// A tracker for one clip or camera.
+    pub fn tracker(&self, options: Options) -> FaceTracker<'_> {
+        FaceTracker::new(self, options)
+    }
+}
 
 /// Names of the expressions, in the order of [`Face::expression`].
 pub const EXPRESSIONS: [&str; 7] = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"];

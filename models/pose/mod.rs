@@ -1,6 +1,42 @@
 //! Body pose: BlazePose detector, region of interest, 33 landmarks in the picture and in metres, tracking and smoothing.
 
+mod landmarks;
+mod smooth;
+mod track;
+
+use std::path::Path;
+
 use serde::{Serialize, ser::SerializeTuple};
+
+pub use track::{Options, Tracker};
+
+use crate::detection::{self, Detector};
+use crate::graph::Network;
+use crate::weights::Result;
+use landmarks::LandmarkNet;
+
+/// BlazePose (Bazarevsky et al. 2020): detector and landmark net, immutable; a [`Tracker`] holds what changes.
+pub struct Pose {
+    detector: Detector,
+    net: LandmarkNet,
+}
+
+impl Pose {
+    /// From `pose_detection.tflite` and one of `pose_landmark_{lite,full,heavy}.tflite`.
+    pub fn open(detector: &Path, landmarks: &Path) -> Result<Self> {
+        let config =
+            detection::Config { side: 224, strides: &[8, 16, 32, 32, 32], keypoints: 4, min_score: 0.5, max_overlap: 0.3 };
+        Ok(Self {
+            detector: Detector::new(Network::open(detector)?, config)?,
+            net: LandmarkNet::new(Network::open(landmarks)?)?,
+        })
+    }
+
+    /// A tracker for one clip or camera.
+    pub fn tracker(&self, options: Options) -> Tracker<'_> {
+        Tracker::new(self, options)
+    }
+}
 
 /// One point of the body in the picture.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -16,7 +52,7 @@ pub struct Landmark {
 }
 
 impl Serialize for Landmark {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
         let mut t = s.serialize_tuple(4)?;
         for v in [self.x, self.y, self.z, self.visibility] {
             t.serialize_element(&v)?;
