@@ -1,6 +1,6 @@
 //! Convolutions over NHWC pictures (batch 1): what they share. A [`Window`] says which input pixels an output pixel sees, a
 //! [`Finish`] what happens to a sum before it is stored. The kernels: [`super::dense::Conv`] (every dense convolution, 1x1 and
-//! fully connected among them), [`super::depthwise::Depthwise`], [`super::picture`] (pooling, resizing and the rest).
+//! fully connected among them), [`super::depthwise::Depthwise`], [`super::pooling::Pooling`] and [`super::resize::Resize`].
 
 use super::lanes::Lanes;
 use crate::simd::{self, Level};
@@ -230,6 +230,14 @@ impl Width {
             Level::Avx512 | Level::Avx2 => Self::Eight,
             Level::Portable | Level::Neon => Self::Four,
         }
+    }
+
+    /// All that this processor has.
+    #[cfg(test)]
+    pub(crate) fn available() -> Vec<Self> {
+        let level = simd::detect();
+        let has = |w: &Self| *w == Self::Four || level == Level::Avx512 || (*w == Self::Eight && level == Level::Avx2);
+        [Self::Four, Self::Eight, Self::Sixteen].into_iter().filter(has).collect()
     }
 
     pub(crate) fn lanes(self) -> usize {

@@ -28,14 +28,25 @@ pub struct Conv {
 impl Conv {
     /// From `weights` (out, kernel h, kernel w, in) and one `bias` an output channel (or none).
     pub fn new(window: Window, weights: &[f32], bias: &[f32], finish: Finish) -> Result<Self, WindowError> {
-        let (n, k) = (window.output[2], window.taps() * window.input[2]);
+        let width = Width::of(window.output[2]);
+        Self::packed(window, weights, bias, finish, width)
+    }
+
+    /// As [`Conv::new`], for vectors of `width`.
+    pub(crate) fn packed(
+        window: Window,
+        weights: &[f32],
+        bias: &[f32],
+        finish: Finish,
+        width: Width,
+    ) -> Result<Self, WindowError> {
+        let (n, k) = (window.output[2], window.taps().saturating_mul(window.input[2]));
         if Some(weights.len()) != n.checked_mul(k) || !(bias.is_empty() || bias.len() == n) {
             let seen = (weights.len(), bias.len());
             return Err(WindowError(format!(
                 "{n} channels of {k} products take {n} x {k} weights and {n} biases, not {seen:?}"
             )));
         }
-        let width = Width::of(n);
         let lanes = width.lanes();
         let mut panels = Vec::new();
         let (mut left, mut col, mut offset) = (n.div_ceil(lanes), 0, 0);
@@ -80,8 +91,7 @@ impl Conv {
         let [rows, cols, n] = w.output;
         let tail = &Tail::new(&self.finish, residual, rows * cols, n);
         let out = Shared(out.as_mut_ptr());
-        // One tap at stride 1: the picture is one long row of pixels, cut anywhere.
-        let flat = w.taps() == 1 && w.stride == [1, 1] && w.input[..2] == w.output[..2];
+        let flat = self.is_flat();
         let units = if flat { (rows * cols).div_ceil(ROWS_MAX) } else { rows };
         let count = tasks(pool.threads(), units * self.panels.len(), self.macs());
         // Cut over pixels first, and over panels too where there are few pixels.
@@ -100,6 +110,12 @@ impl Conv {
                 }
             }
         });
+    }
+
+    /// One tap at stride 1: the picture is one long row of pixels, cut anywhere.
+    fn is_flat(&self) -> bool {
+        let w = &self.window;
+        w.taps() == 1 && w.stride == [1, 1] && w.pad == [0, 0] && w.input[..2] == w.output[..2]
     }
 
     /// The pixels `xs` of output row `y` (of the whole picture where it is one row).
@@ -125,9 +141,7 @@ struct Call<'a> {
 /// The instruction set of `L` is there; `xs` are pixels of the output row, and no other task writes the panels' channels of them.
 #[inline(always)]
 unsafe fn span<L: Lanes>(call: &Call, xs: std::ops::Range<usize>, panels: &[Panel]) {
-    let w = &call.conv.window;
-    let flat = w.taps() == 1 && w.pad == [0, 0];
-    let inner = if flat { xs.clone() } else { w.interior() };
+    let inner = if call.conv.is_flat() { xs.clone() } else { call.conv.window.interior() };
     for p in panels {
         // SAFETY: panels have 1 to 3 vectors; the rest is the caller's contract.
         unsafe {

@@ -8,7 +8,7 @@ use crate::Pool;
 /// A depthwise convolution with its weights laid out for this processor.
 pub struct Depthwise {
     window: Window,
-    width: Width,
+    pub(crate) width: Width,
     weights: Vec<f32>, // (taps, stride_w): one padded row of channels a tap
     stride_w: usize,
     bias: Vec<f32>, // (channels + PADDING)

@@ -18,7 +18,7 @@ pub struct Pooling {
     window: Window,
     reduce: Reduce,
     finish: Finish,
-    width: Width,
+    pub(crate) width: Width,
 }
 
 impl Pooling {

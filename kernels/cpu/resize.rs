@@ -36,7 +36,7 @@ pub struct Resize {
     rows: Vec<(usize, usize, f32)>, // (output h)
     cols: Vec<(usize, usize, f32)>, // (output w)
     finish: Finish,
-    width: Width,
+    pub(crate) width: Width,
 }
 
 impl Resize {

@@ -117,7 +117,7 @@ impl<'a> Planner<'a> {
                 (Run::Depthwise(Depthwise::new(w.window.clone(), &w.weights, &w.bias, finish).map_err(fail)?), macs)
             }
             Kind::Pooling(window, reduce) => {
-                let macs = out.1 as u64 * window.taps() as u64;
+                let macs = (out.1 as u64).saturating_mul(window.taps() as u64);
                 (Run::Pooling(Pooling::new(window.clone(), *reduce, finish.after).map_err(fail)?), macs)
             }
             Kind::Resize { input, size, centres } => {

@@ -229,9 +229,8 @@ impl Resolver {
             Some(&Some(v)) => self.floats(at, v)?.first().copied().unwrap_or(0.0),
             _ => 0.0,
         };
-        let wide = shape.len().checked_sub(4).is_none();
         let most = 1 << 24;
-        if amounts.len() != shape.len() * 2 || !(wide || shape.len() == 4) || amounts.iter().any(|a| !(0..=most).contains(a)) {
+        if shape.len() > 4 || amounts.len() != shape.len() * 2 || amounts.iter().any(|a| !(0..=most).contains(a)) {
             return Err(at.error(format!(
                 "amounts {amounts:?} around {shape:?}: two of 0..={most} a dimension, at most four dimensions"
             )));
