@@ -267,14 +267,14 @@ fn cuda(config: &Config) -> Check {
     }
 }
 
-/// The first line that `program ARGS` says; none where it does not start, fails, or takes longer than five seconds.
+/// The first line that `program ARGS` says; none where it does not start, fails, or takes longer than fifteen seconds.
 fn says(program: &Path, args: &[&str]) -> Option<String> {
     let mut child = Command::new(program);
     child.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = child.spawn().ok()?;
     let start = Instant::now();
     while child.try_wait().ok()?.is_none() {
-        if start.elapsed() > Duration::from_secs(5) {
+        if start.elapsed() > Duration::from_secs(15) {
             let _ = child.kill();
             let _ = child.wait();
             return None;
@@ -318,18 +318,18 @@ fn npm(config: &Config) -> Check {
 fn disk(config: &Config, store: &Store) -> Check {
     let home = store.home().display();
     let offline = if config.offline { "; offline" } else { "" };
+    let models = fetch::profile(config, store).and_then(|p| store.manifest().select(&p.id)).unwrap_or_default();
+    let need = store.to_fetch(&models);
     match fetch::free_space(store.home()) {
-        Some(free) if free < 2 << 30 => warn(
-            "disk",
-            format!("{} free for {home}{offline}", HumanBytes(free)),
-            "the embedded weights take 0.4 GB, and 0.6 GB more while they are fetched",
-        ),
+        Some(free) if free < need + (256 << 20) => {
+            let seen = format!("{} free for {home}{offline}", HumanBytes(free));
+            warn("disk", seen, format!("fetching what is missing takes {}: make room, or --home DIR", HumanBytes(need)))
+        }
         Some(free) => ok("disk", format!("{} free for {home}{offline}", HumanBytes(free))),
-        None => warn(
-            "disk",
-            format!("the room left for {home} is not known"),
-            "check that the folder can be made: --home DIR puts it elsewhere",
-        ),
+        None => {
+            let todo = "check that the folder can be made: --home DIR puts it elsewhere";
+            warn("disk", format!("the room left for {home} is not known"), todo)
+        }
     }
 }
 

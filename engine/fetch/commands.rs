@@ -117,6 +117,7 @@ pub fn pull(config: &Config, store: &Store, args: &PullArgs, out: &mut dyn Write
         }
     }
     store.ensure_all(&models, &progress)?;
+    store.tidy();
     if args.json {
         let rows: Vec<_> = models.iter().map(|m| row(store, m, store.state(m))).collect();
         return json(out, &rows);
@@ -142,11 +143,12 @@ pub fn list(config: &Config, store: &Store, args: &ListArgs, out: &mut dyn Write
         return json(out, &rows);
     }
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(["model", "role", "size", "memory", "licence", "state"]);
+    table.load_preset(presets::NOTHING).set_header(["model", "role", "size", "memory", "licence", "state"]);
     for r in &rows {
         let role = r.tier.map_or(format!("{:?}", r.role), |t| format!("{:?} {}", r.role, tier(t))).to_lowercase();
         let size = r.bytes.map_or("on download".into(), |n| HumanBytes(n).to_string());
-        let memory = format!("{:.1} GB", r.memory_mb as f64 / 1e3);
+        let memory =
+            if r.memory_mb < 1000 { format!("{} MB", r.memory_mb) } else { format!("{:.1} GB", r.memory_mb as f64 / 1e3) };
         let right = |s: String| Cell::new(s).set_alignment(CellAlignment::Right);
         let cells = [Cell::new(r.id), Cell::new(role), right(size), right(memory), Cell::new(r.licence), Cell::new(words(r))];
         table.add_row(cells);

@@ -48,7 +48,7 @@ pub(super) fn fetch(run: &Run<'_>, hub: &manifest::Hub, file: &File, target: &Pa
     if part.len() > head.bytes {
         part.restart()?;
     }
-    let task = run.progress.task(&name, Some(head.bytes));
+    let task = run.progress.task(&format!("fetching {name}"), Some(head.bytes));
     pieces(run, &head, &mut part, &mut |n| task.at(n)).map_err(|failure| match failure {
         Failure::Source(problem) => fail(problem),
         other => other,

