@@ -3,6 +3,8 @@
 
 use dreamseed_kernels::{Epilogue, Matrix, MatrixError, Pool, linear};
 
+use super::math::{dot, softmax};
+
 /// Rows of queries that one task handles: their scores against 1500 keys stay in the second-level cache.
 const QUERY_ROWS: usize = 64;
 
@@ -161,71 +163,9 @@ impl Grown<'_> {
     }
 }
 
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0f32; 8];
-    let (a, a_rest) = a.as_chunks::<8>();
-    let (b, b_rest) = b.as_chunks::<8>();
-    for (a, b) in a.iter().zip(b) {
-        lanes.iter_mut().zip(a.iter().zip(b)).for_each(|(l, (a, b))| *l += a * b);
-    }
-    lanes.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
-}
-
-/// `softmax(scale x row)` in place.
-fn softmax(row: &mut [f32], scale: f32) {
-    let mut lanes = [f32::NEG_INFINITY; 8];
-    let (chunks, rest) = row.as_chunks::<8>();
-    for chunk in chunks {
-        lanes.iter_mut().zip(chunk).for_each(|(l, x)| *l = if *x > *l { *x } else { *l });
-    }
-    let max = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut lanes = [0f32; 8];
-    let (chunks, rest) = row.as_chunks_mut::<8>();
-    for chunk in chunks {
-        chunk.iter_mut().zip(&mut lanes).for_each(|(x, l)| {
-            *x = exp((*x - max) * scale);
-            *l += *x;
-        });
-    }
-    let mut sum: f32 = lanes.iter().sum();
-    for x in rest {
-        *x = exp((*x - max) * scale);
-        sum += *x;
-    }
-    let inverse = 1.0 / sum;
-    row.iter_mut().for_each(|x| *x *= inverse);
-}
-
-/// `e^x` for x <= 0, relative error below 2e-7, plain enough for the compiler to vectorize: x = n ln 2 + r, a polynomial in r,
-/// n added to the exponent's bits (Cephes `expf`).
-#[inline(always)]
-fn exp(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the integer in the low bits
-    let x = if x > -87.0 { x } else { -87.0 };
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
-    let mut p = 1.987_569_2e-4;
-    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 0.5] {
-        p = p * r + c;
-    }
-    let exponent = (shifted.to_bits() as i32).wrapping_shl(23).wrapping_add(127 << 23);
-    (p * r * r + r + 1.0) * f32::from_bits(exponent as u32)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn exp_is_close_everywhere() {
-        for i in 0..=86_999 {
-            let x = -i as f32 * 1e-3;
-            let (seen, wanted) = (f64::from(exp(x)), f64::from(x).exp());
-            assert!((seen - wanted).abs() <= 3e-7 * wanted, "{x}: {seen} {wanted}");
-        }
-        assert!(exp(f32::NEG_INFINITY) < 1e-37);
-    }
 
     fn random(n: usize, seed: u32) -> Vec<f32> {
         let mut state = seed;

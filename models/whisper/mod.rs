@@ -1,21 +1,38 @@
 //! Whisper: speech to text with segments and word times (Radford et al. 2022).
 
+mod align;
 mod attention;
 mod config;
+mod decode;
 mod load;
+mod math;
 pub mod mel;
 mod model;
+mod options;
+mod silence;
+mod timestamps;
+mod tokens;
+mod transcribe;
 
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use dreamseed_kernels::Pool;
 use serde::Serialize;
+
+use crate::weights::{self, ct2, safetensors};
+
+pub use config::Config;
+pub use options::{Error, MAX_BEAM, Options, Result, Task};
 
 /// What was said. Times are seconds from the start of the audio.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Transcript {
-    /// ISO 639-1 code, found or given.
+    /// ISO 639-1 code, found or given; empty where there was nothing to hear.
     pub language: String,
     /// Length of the audio in seconds.
     pub duration: f64,
-    /// All segments' text.
+    /// All segments' text, without blanks at its ends.
     pub text: String,
     /// In order of time.
     pub segments: Vec<Segment>,
@@ -49,4 +66,94 @@ pub struct Word {
     pub word: String,
     /// Mean probability of its tokens, 0..1.
     pub probability: f32,
+}
+
+/// What a transcription tells while it runs.
+#[derive(Clone, Copy, Debug)]
+pub enum Progress<'a> {
+    /// How far it is, seconds: before each window.
+    Position {
+        /// Seconds done.
+        done: f64,
+        /// Seconds in all.
+        total: f64,
+    },
+    /// The language that was found.
+    Language(&'a str),
+    /// A finished segment.
+    Segment(&'a Segment),
+}
+
+/// A Whisper model with its vocabulary: immutable, any number of transcriptions may run on it at once.
+pub struct Whisper {
+    model: model::Model,
+    tokens: tokens::Tokens,
+    mel: mel::MelExtractor,
+    heads: Vec<(usize, usize)>,
+}
+
+impl Whisper {
+    /// Opens a folder with `model.bin` (CTranslate2) or `model.safetensors` (transformers), the JSON files of settings that go
+    /// with it, and `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`weights::Error`], naming the file, field or tensor: nothing of a Whisper, damaged files, shapes that do not fit.
+    pub fn open(folder: &Path, pool: &Pool) -> weights::Result<Self> {
+        let _ = pool; // packing is bound by reading
+        let mut settings = config::Settings::default();
+        for name in ["config.json", "generation_config.json"] {
+            let path = folder.join(name);
+            if path.exists() {
+                let parsed = serde_json::from_slice(&tokens::read_limited(&path)?);
+                let error = |e: serde_json::Error| weights::Error::Field {
+                    format: "JSON",
+                    field: path.display().to_string(),
+                    offset: e.column() as u64,
+                    problem: e.to_string(),
+                };
+                settings = settings.or(parsed.map_err(error)?);
+            }
+        }
+        let (ct2, hub) = (folder.join("model.bin"), folder.join("model.safetensors"));
+        let store = match (ct2.exists(), hub.exists()) {
+            (true, _) => load::Store::Ct2(ct2::File::open(&ct2)?),
+            (false, true) => load::Store::Hub(safetensors::File::open(&hub)?),
+            _ => {
+                let problem = format!("{} has neither model.bin nor model.safetensors", folder.display());
+                return Err(weights::Error::Unsupported(problem));
+            }
+        };
+        let config = store.config(&settings)?;
+        let tokens = tokens::Tokens::open(folder, &config, &settings)?;
+        let heads = config::alignment_heads(&config, &settings)?;
+        let mel = mel::MelExtractor::new(config.n_mels);
+        let weights = store.weights(&config)?;
+        Ok(Self { model: model::Model { config, weights }, tokens, mel, heads })
+    }
+
+    /// The model's shapes.
+    pub fn config(&self) -> &Config {
+        &self.model.config
+    }
+
+    /// Codes of the languages that it knows; empty for English-only models.
+    pub fn languages(&self) -> impl Iterator<Item = &str> {
+        self.tokens.languages.iter().map(|(code, _)| code.as_str())
+    }
+
+    /// Writes down what is said in mono audio at 16 kHz, full scale 1. Samples that are not finite count as silence. `progress`
+    /// hears of every finished segment and may stop the work: what is there by then is the result.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for values that are out of range or that this model cannot do.
+    pub fn transcribe(
+        &self,
+        pool: &Pool,
+        pcm: &[f32],
+        options: &Options,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Transcript> {
+        let search = options.search()?;
+        transcribe::Session::new(self, pool, pcm, options, &search)?.run(progress)
+    }
 }
