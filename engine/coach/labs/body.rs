@@ -75,21 +75,9 @@ pub(super) fn range(series: &Series, rate: f64) -> Option<f64> {
     if (series.len() as f64) < rate { None } else { spread(&series.iter().map(|s| s.1).collect::<Vec<_>>()) }
 }
 
-/// Mean speed of the moving body over time: of all columns `pose.*.speed`.
-pub(super) fn energy(timeline: &Timeline) -> Series {
-    let speeds: Vec<Series> = timeline
-        .columns
-        .iter()
-        .filter(|c| c.name.starts_with("pose.") && c.name.ends_with(".speed"))
-        .map(|c| column(timeline, &c.name))
-        .collect();
-    let mut sums = vec![(0.0, 0u32); timeline.rows];
-    for (t, v) in speeds.into_iter().flatten() {
-        if let Some(sum) = sums.get_mut((t * timeline.rate).round() as usize) {
-            *sum = (sum.0 + v, sum.1 + 1);
-        }
-    }
-    sums.iter().enumerate().filter(|(_, s)| s.1 > 0).map(|(i, s)| (i as f64 / timeline.rate, s.0 / f64::from(s.1))).collect()
+/// Mean speed of the body over time, m/s.
+pub(super) fn motion(timeline: &Timeline) -> Series {
+    column(timeline, "pose.motion")
 }
 
 /// Turning points of a series: index, and whether it is a maximum. A turn counts when the value moves away from it by at least

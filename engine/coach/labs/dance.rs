@@ -93,10 +93,15 @@ fn apart(left: &Series, right: &Series, rate: f64) -> Series {
     apart
 }
 
-/// Times of the repetitions of the leading joint; without four of them, the timeline's beats.
+/// Times of the repetitions of the leading joint; without four of them, the beats of the movement, which must be six: they are
+/// found in any movement, so that few of them say little.
 fn times(timeline: &Timeline, lead: Option<&Lead>) -> Vec<f64> {
     let repetitions: Vec<f64> = lead.map_or_else(Vec::new, |l| l.bottoms.iter().map(|&i| l.series[i].0).collect());
-    if repetitions.len() >= 4 { repetitions } else { timeline.events(EventKind::Beat).map(|e| e.start).collect() }
+    if repetitions.len() >= 4 {
+        return repetitions;
+    }
+    let beats: Vec<f64> = timeline.events(EventKind::Beat).map(|e| e.start).collect();
+    if beats.len() >= 6 { beats } else { Vec::new() }
 }
 
 /// Coefficient of variation of the intervals; needs three of them.

@@ -89,12 +89,13 @@ fn rate(sheet: &mut Sheet, input: &Input, topic: Topic, kind: EventKind, seen: S
     sheet.find(Finding { confidence, ..Finding::new(topic, main) });
 }
 
-/// Starts of the events of a kind, those within 0.3 s of the last one left out.
+/// Middles of the events of a kind, those within 0.3 s of the last one left out.
 fn moments(timeline: &Timeline, kind: EventKind) -> Vec<f64> {
     let mut times: Vec<f64> = Vec::new();
     for event in timeline.events(kind) {
-        if times.last().is_none_or(|t| event.start - t > TOGETHER) {
-            times.push(event.start);
+        let middle = 0.5 * (event.start + event.end);
+        if times.last().is_none_or(|t| middle - t > TOGETHER) {
+            times.push(middle);
         }
     }
     times
@@ -102,7 +103,7 @@ fn moments(timeline: &Timeline, kind: EventKind) -> Vec<f64> {
 
 /// Share of the gestures within 0.3 s of a pitch accent, and the seconds from each gesture to its nearest accent.
 fn together(timeline: &Timeline, span: [f64; 2]) -> Option<(f64, Vec<(f64, f64)>)> {
-    let accents: Vec<f64> = timeline.events(EventKind::PitchAccent).map(|e| e.start).collect();
+    let accents: Vec<f64> = timeline.events(EventKind::PitchAccent).map(|e| 0.5 * (e.start + e.end)).collect();
     let gestures: Vec<f64> = moments(timeline, EventKind::GesturePeak)
         .into_iter()
         .filter(|t| (span[0] - TOGETHER..=span[1] + TOGETHER).contains(t))
@@ -145,7 +146,7 @@ fn correlation(timeline: &Timeline) -> Option<f64> {
         sums.iter().map(|s| (s.1 > 0).then(|| s.0 / f64::from(s.1))).collect()
     };
     let voice = seconds(body::column(timeline, "prosody.intensity"));
-    let motion = seconds(body::energy(timeline));
+    let motion = seconds(body::motion(timeline));
     let both: Vec<(f64, f64)> = voice.iter().zip(&motion).filter_map(|(a, b)| Some(((*a)?, (*b)?))).collect();
     if both.len() < 8 {
         return None;

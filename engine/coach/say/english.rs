@@ -87,7 +87,7 @@ fn pauses(f: &Facts) -> String {
         ),
         (Direction::Low, None) => format!(
             "Pauses took only {v}% of your speaking time, less than the natural {low} to {high}%. \
-             Give the listener a short stop after each thought, first in the long run from {a} to {b} s."
+             Give the listener a brief stop after each thought, first in the run from {a} to {b} s."
         ),
         (_, None) => format!(
             "Your pauses give the listener time to follow: {v}% of the speaking time, inside the natural {low} to {high}%."
@@ -98,7 +98,7 @@ fn pauses(f: &Facts) -> String {
         ),
         (Direction::Low, Some(t)) => format!(
             "You paused less than the teacher, {v}% of the speaking time against {t}%. \
-             Listen for the stops, and try one in your long run from {a} to {b} s."
+             Listen for the stops, and try one in your run from {a} to {b} s."
         ),
         (_, Some(t)) => format!("You pause as the teacher does: {v}% of the speaking time against {t}%."),
     }
@@ -124,7 +124,7 @@ fn melody(f: &Facts) -> String {
         ),
         (Direction::High, None) => format!(
             "Your pitch range was {v} semitones, wider than the usual {low} to {high}, most of all from {a} to {b} s. \
-             Keep the big swings for the words that matter most."
+             Save the swings for the words that matter most."
         ),
         (_, None) => format!("Your voice has melody: a pitch range of {v} semitones, inside the lively {low} to {high}."),
         (Direction::Low, Some(t)) => format!(
@@ -154,7 +154,7 @@ fn ending(f: &Facts) -> String {
             "At {a} s your voice fell at the end, by {v} semitones a second, where the teacher's rose by {t}. \
              Let the last word climb a little, as if you left a door open."
         ),
-        _ => format!("You closed clearly: your voice fell by {v} semitones a second at the end, at {a} s."),
+        _ => format!("You ended clearly: your voice fell by {v} semitones a second at the end, at {a} s."),
     }
 }
 
@@ -192,7 +192,7 @@ fn heard(f: &Facts) -> String {
     match (f.point.topic, f.point.kind) {
         (Topic::WordClarity, PointKind::Advice) => format!(
             "{unclear} of {words} words were hard to make out, {} at {} s. \
-             Say them slowly with a clear first and last sound, then at your own pace.",
+             Say them slowly with a clear first and last sound, then the way you usually do.",
             if f.count("unclear_words") > 1 {
                 format!("such as {}", quoted(&f.point.words[..f.point.words.len().min(1)]))
             } else {
@@ -305,7 +305,7 @@ fn regularity(f: &Facts) -> String {
     let Facts { v, high, a, .. } = f;
     match (f.point.direction, &f.teacher) {
         (Direction::High, None) => format!(
-            "The time between your repetitions varied by {v}%, where up to {high}% feels steady; it drifts most at {a} s. \
+            "The time between your repetitions varied by {v}%, more than the {high}% of a firm rhythm; it drifts most at {a} s. \
              Count aloud or practise to a slow beat."
         ),
         (Direction::High, Some(t)) => format!(
@@ -338,7 +338,7 @@ fn flow(f: &Facts) -> String {
     let Facts { v, high, a, b, .. } = f;
     match (f.point.direction, &f.teacher) {
         (Direction::High, None) => format!(
-            "Your movement comes in {v} bursts of speed a repetition, where a smooth one has at most {high}; it shows from {a} to {b} s. \
+            "Your movement comes in {v} bursts of speed a repetition, more than the {high} of an unbroken one; it shows from {a} to {b} s. \
              Slow it down and breathe through the whole way."
         ),
         (Direction::High, Some(t)) => format!(
@@ -394,7 +394,7 @@ fn amplitude(f: &Facts) -> String {
     let part = joint(f.point.part);
     match f.point.direction {
         Direction::High => format!(
-            "Your {part} moves more than the teacher's: through {v}° against {t}°. Try the same move smaller, with the same energy."
+            "Your {part} moves more than the teacher's: through {v}° against {t}°. Try the same move smaller, without losing its drive."
         ),
         Direction::Low => format!(
             "Your {part} moves less than the teacher's: through {v}° against {t}°. Make the move bigger, right to its end."
@@ -415,7 +415,7 @@ fn face(f: &Facts) -> String {
              Think the thought of the line before you say it and let the eyes begin."
         ),
         (Topic::Expressiveness, Direction::High, Some(t)) => format!(
-            "Your face showed an expression more often than the teacher's: {v}% of the time against {t}%. Let it rest between two thoughts."
+            "Your face showed an expression more often than the teacher's: {v}% of the time against {t}%. Let it rest between the thoughts."
         ),
         (Topic::Expressiveness, _, Some(t)) => {
             format!("Your face is as lively as the teacher's: an expression {v}% of the time against {t}%.")
@@ -474,13 +474,13 @@ fn congruence(f: &Facts) -> String {
     let Facts { v, low, .. } = f;
     match (f.point.kind, &f.teacher) {
         (PointKind::Advice, None) => format!(
-            "Body and voice go their own ways: their strength is correlated at {v}, less than the {low} of a joined performance. \
+            "Body and voice go their own ways: loudness and movement are correlated at {v}, less than the {low} that feels like one piece. \
              Let the loudest words bring the largest movement."
         ),
         (PointKind::Advice, Some(t)) => format!(
             "Body and voice are less joined than the teacher's: a correlation of {v} against {t}. Let the loudest words bring the largest movement."
         ),
-        (PointKind::Strength, None) => format!("Body and voice grow together: their strength is correlated at {v}."),
+        (PointKind::Strength, None) => format!("Body and voice grow together: loudness and movement are correlated at {v}."),
         (PointKind::Strength, Some(t)) => {
             format!("Body and voice are joined as the teacher's are: a correlation of {v} against {t}.")
         }

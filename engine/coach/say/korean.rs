@@ -338,7 +338,7 @@ fn flow(f: &Facts) -> String {
     let Facts { v, high, a, b, .. } = f;
     match (f.point.direction, &f.teacher) {
         (Direction::High, None) => format!(
-            "한 번 반복하는 동안 속도가 {v}번 솟았는데, 부드러운 동작은 많아야 {high}번이에요. {a}초부터 {b}초까지를 숨을 이어 가며 천천히 해 보세요."
+            "한 번 반복하는 동안 속도가 {v}번 솟아서, 부드러운 동작의 {high}번보다 많아요. {a}초부터 {b}초까지를 숨을 이어 가며 천천히 해 보세요."
         ),
         (Direction::High, Some(t)) => format!(
             "한 번 반복하는 동안 속도가 {v}번 솟아서, 선생님의 {t}번보다 덜 부드러워요. {a}초부터 {b}초까지를 숨을 이어 가며 천천히 해 보세요."

@@ -113,5 +113,4 @@ pub(crate) fn fixed(value: f64, decimals: usize) -> String {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
-mod tests;
+pub(crate) mod tests;
