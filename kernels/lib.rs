@@ -12,6 +12,9 @@ pub mod pool;
 pub mod quant;
 pub mod simd;
 
+pub use cpu::attention::{Cached, Dense, attention_cached, attention_dense};
+pub use cpu::kv::KvCache;
+pub use cpu::norm::{Rope, RopeKind, add_in_place, layer_norm, log_softmax, rms_norm, rms_norm_in_place, rope, softmax};
 pub use linear::{Activation, Epilogue, Product, linear, linear_many};
 pub use matrix::{Matrix, MatrixError};
 pub use pool::Pool;

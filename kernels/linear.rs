@@ -175,7 +175,7 @@ impl Task for Tiles {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::cpu::reference;
     use crate::{MatrixError, simd};

@@ -1,7 +1,7 @@
 //! Buffers aligned for the widest vector, and scratch that each thread keeps from call to call.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::ptr::NonNull;
 
 /// A cache line, and the widest vector.
@@ -68,7 +68,8 @@ unsafe impl Send for Aligned {}
 unsafe impl Sync for Aligned {}
 
 thread_local! {
-    static SCRATCH: Cell<Option<Aligned>> = const { Cell::new(None) };
+    /// Buffers not in use; a nested call takes the next one, so that each depth finds its own again.
+    static SCRATCH: RefCell<Vec<Aligned>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Scratch larger than this is given back to the system after use.
@@ -76,10 +77,11 @@ const KEEP: usize = 64 << 20;
 
 /// Runs `f` with at least `len` bytes of this thread's scratch (contents arbitrary; a nested call gets its own).
 pub(crate) fn with_scratch<T>(len: usize, f: impl FnOnce(*mut u8) -> T) -> T {
-    let mut buffer = SCRATCH.take().filter(|b| b.len() >= len).unwrap_or_else(|| Aligned::zeroed(len.next_multiple_of(4096)));
+    let kept = SCRATCH.with_borrow_mut(Vec::pop).filter(|b| b.len() >= len);
+    let mut buffer = kept.unwrap_or_else(|| Aligned::zeroed(len.next_multiple_of(4096)));
     let result = f(buffer.as_mut_ptr());
     if buffer.len() <= KEEP {
-        SCRATCH.set(Some(buffer));
+        SCRATCH.with_borrow_mut(|all| all.push(buffer));
     }
     result
 }

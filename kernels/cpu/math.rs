@@ -1,4 +1,4 @@
-//! exp, tanh, erf and the activations, 16 lanes at a time.
+//! exp, erf and the activations, 16 lanes at a time.
 
 use super::vector::{LANES, Simd, Task, dispatch};
 use crate::Activation;
@@ -10,7 +10,7 @@ pub(crate) unsafe fn exp<S: Simd>(v: S::F) -> S::F {
     // SAFETY: the caller reached this through dispatch.
     unsafe {
         let low = S::splat(-87.336_54);
-        let x = S::min(S::max(v, low), S::splat(88.722_83));
+        let x = S::min(S::splat(88.722_83), S::max(low, v)); // the value stands second: a NaN stays one
         let n = S::round(S::mul(x, S::splat(std::f32::consts::LOG2_E)));
         // Cody and Waite: ln 2 in two parts, so that x - n ln 2 keeps its bits.
         let r = S::fma(n, S::splat(-0.693_359_375), x);
@@ -21,7 +21,7 @@ pub(crate) unsafe fn exp<S: Simd>(v: S::F) -> S::F {
             p = S::fma(p, r, S::splat(c));
         }
         let y = S::add(S::fma(p, S::mul(r, r), r), S::splat(1.0));
-        S::keep_lt(low, v, S::scale2(y, n))
+        S::zero_lt(v, low, S::scale2(y, n))
     }
 }
 
@@ -32,16 +32,6 @@ pub(crate) unsafe fn sigmoid<S: Simd>(v: S::F) -> S::F {
     unsafe {
         let one = S::splat(1.0);
         S::div(one, S::add(one, exp::<S>(S::sub(S::splat(0.0), v))))
-    }
-}
-
-/// Hyperbolic tangent, within 1.5e-7.
-#[inline(always)]
-pub(crate) unsafe fn tanh<S: Simd>(v: S::F) -> S::F {
-    // SAFETY: as in exp. 1 - 2 / (e^2v + 1); e^2v is clamped, so the ends are exactly -1 and 1.
-    unsafe {
-        let one = S::splat(1.0);
-        S::sub(one, S::div(S::splat(2.0), S::add(exp::<S>(S::add(v, v)), one)))
     }
 }
 
@@ -58,8 +48,8 @@ pub(crate) unsafe fn erf<S: Simd>(v: S::F) -> S::F {
         }
         let e = exp::<S>(S::sub(S::splat(0.0), S::mul(x, x)));
         let y = S::sub(one, S::mul(S::mul(p, t), e));
-        // Twice y where v < 0, taken away: y - 2y = -y.
-        S::sub(y, S::keep_lt(v, S::splat(0.0), S::add(y, y)))
+        // Twice y taken away where v is not positive: y - 2y = -y.
+        S::sub(y, S::zero_lt(S::splat(0.0), v, S::add(y, y)))
     }
 }
 
@@ -181,6 +171,9 @@ mod tests {
             let mut lanes = [f32::NEG_INFINITY; LANES];
             dispatch(level, Exp(&mut lanes));
             assert_eq!(lanes, [0.0; LANES]);
+            let mut lanes = [f32::NAN; LANES];
+            dispatch(level, Exp(&mut lanes));
+            assert!(lanes.iter().all(|v| v.is_nan()));
         }
     }
 

@@ -1,5 +1,6 @@
 //! CPU kernels. `reference` holds the plain f64 twins that every fast kernel is tested against.
 
+pub mod attention;
 pub mod conv;
 #[cfg(test)]
 mod conv_reference;
@@ -9,9 +10,11 @@ pub mod elementwise;
 pub(crate) mod format;
 pub(crate) mod gemm_float;
 pub(crate) mod gemm_quant;
+pub mod kv;
 pub(crate) mod lanes;
 pub mod math;
 pub mod movement;
+pub mod norm;
 pub mod peak;
 pub mod pooling;
 pub(crate) mod product;

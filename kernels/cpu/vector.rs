@@ -31,7 +31,6 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn load_u8(p: *const u8) -> Self::F;
     unsafe fn load_i8(p: *const i8) -> Self::F;
     unsafe fn store(p: *mut f32, v: Self::F);
-    unsafe fn store_f16(p: *mut half::f16, v: Self::F);
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
@@ -44,8 +43,8 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
     /// To the nearest integer, ties to even; |v| below 2^31.
     unsafe fn round(v: Self::F) -> Self::F;
-    /// `v` where `a < b`, elsewhere 0.
-    unsafe fn keep_lt(a: Self::F, b: Self::F, v: Self::F) -> Self::F;
+    /// 0 where `a < b`, elsewhere `v` (also where a or b is not a number).
+    unsafe fn zero_lt(a: Self::F, b: Self::F, v: Self::F) -> Self::F;
     /// `v * 2^n` for integral n in -126..=128.
     unsafe fn scale2(v: Self::F, n: Self::F) -> Self::F;
     /// Sum of the lanes, as a tree: (i, i+8), (i, i+4), (i, i+2), (0, 1).
@@ -210,13 +209,6 @@ impl Simd for Portable {
         unsafe { p.cast::<Self::F>().write_unaligned(v) }
     }
     #[inline(always)]
-    unsafe fn store_f16(p: *mut half::f16, v: Self::F) {
-        for i in 0..LANES {
-            // SAFETY: as above.
-            unsafe { p.add(i).write_unaligned(half::f16::from_f32(v[i])) }
-        }
-    }
-    #[inline(always)]
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
         lanes!(i => a[i] + b[i])
     }
@@ -250,8 +242,8 @@ impl Simd for Portable {
         lanes!(i => (v[i] + 12_582_912.0) - 12_582_912.0)
     }
     #[inline(always)]
-    unsafe fn keep_lt(a: Self::F, b: Self::F, v: Self::F) -> Self::F {
-        lanes!(i => if a[i] < b[i] { v[i] } else { 0.0 })
+    unsafe fn zero_lt(a: Self::F, b: Self::F, v: Self::F) -> Self::F {
+        lanes!(i => if a[i] < b[i] { 0.0 } else { v[i] })
     }
     #[inline(always)]
     unsafe fn scale2(v: Self::F, n: Self::F) -> Self::F {

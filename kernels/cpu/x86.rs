@@ -56,10 +56,6 @@ impl Simd for Avx512 {
         unsafe { _mm512_storeu_ps(p, v) }
     }
     #[inline(always)]
-    unsafe fn store_f16(p: *mut half::f16, v: __m512) {
-        unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)) }
-    }
-    #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {
         unsafe { _mm512_add_ps(a, b) }
     }
@@ -92,8 +88,8 @@ impl Simd for Avx512 {
         unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) }
     }
     #[inline(always)]
-    unsafe fn keep_lt(a: __m512, b: __m512, v: __m512) -> __m512 {
-        unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), v) }
+    unsafe fn zero_lt(a: __m512, b: __m512, v: __m512) -> __m512 {
+        unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(a, b), v) }
     }
     #[inline(always)]
     unsafe fn scale2(v: __m512, n: __m512) -> __m512 {
@@ -238,13 +234,6 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn store_f16(p: *mut half::f16, v: F2) {
-        unsafe {
-            _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[0]));
-            _mm_storeu_si128(p.add(8).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[1]));
-        }
-    }
-    #[inline(always)]
     unsafe fn add(a: F2, b: F2) -> F2 {
         unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
     }
@@ -278,10 +267,10 @@ impl Simd for Avx2 {
         unsafe { [_mm256_round_ps::<MODE>(v[0]), _mm256_round_ps::<MODE>(v[1])] }
     }
     #[inline(always)]
-    unsafe fn keep_lt(a: F2, b: F2, v: F2) -> F2 {
+    unsafe fn zero_lt(a: F2, b: F2, v: F2) -> F2 {
         unsafe {
             let m = [_mm256_cmp_ps::<_CMP_LT_OQ>(a[0], b[0]), _mm256_cmp_ps::<_CMP_LT_OQ>(a[1], b[1])];
-            [_mm256_and_ps(m[0], v[0]), _mm256_and_ps(m[1], v[1])]
+            [_mm256_andnot_ps(m[0], v[0]), _mm256_andnot_ps(m[1], v[1])]
         }
     }
     #[inline(always)]

@@ -1,0 +1,534 @@
+//! Attention: softmax(q k^T scale) v, blocked over the keys with a running softmax (flash attention).
+//!
+//! Keys are taken in chunks of [`CHUNK`] positions, each with its own maximum and sum; chunks are merged in order. One query
+//! over a long context spreads its chunks over the threads, many queries spread over the threads themselves: both do the same
+//! arithmetic, so a query's result depends neither on the threads nor on the queries beside it.
+
+use super::gemm_float::Element;
+use super::kv::KvCache;
+use super::math;
+use super::vector::{LANES, Simd, Task, dispatch};
+use crate::Pool;
+use crate::memory::with_scratch;
+use crate::pool::Shareable;
+use crate::simd::{self, Level};
+use half::f16;
+
+/// Positions whose scores are held at once.
+const CHUNK: usize = 128;
+/// Query rows of a task.
+const ROWS: usize = 24;
+
+/// Attention over activations (encoders, cross attention). Strides are the elements between two tokens, so that slices of a
+/// joined query-key-value product can be passed as they are.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)] // the shapes above name the fields
+pub struct Dense<'a> {
+    /// (q_len, heads, head_dim), rows q_stride apart.
+    pub q: &'a [f32],
+    /// (kv_len, kv_heads, head_dim), rows kv_stride apart.
+    pub k: &'a [f32],
+    /// As `k`.
+    pub v: &'a [f32],
+    pub q_len: usize,
+    pub kv_len: usize,
+    pub q_stride: usize,
+    pub kv_stride: usize,
+    /// Query heads, a multiple of kv_heads.
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// Usually 1 / sqrt(head_dim).
+    pub scale: f32,
+    /// Query i then sees the keys up to i + kv_len - q_len.
+    pub causal: bool,
+}
+
+/// Causal attention of the newest tokens of a sequence, whose keys and values the cache holds already.
+#[allow(missing_docs)] // as above
+pub struct Cached<'a> {
+    /// (tokens, heads, head_dim); token i stands at position cache.len() - tokens + i.
+    pub q: &'a [f32],
+    pub cache: &'a KvCache,
+    /// Query heads, a multiple of the cache's.
+    pub heads: usize,
+    /// Usually 1 / sqrt(head_dim).
+    pub scale: f32,
+    /// A token sees the last `window` positions, its own among them.
+    pub window: Option<usize>,
+    /// (tokens, heads, head_dim)
+    pub out: &'a mut [f32],
+}
+
+/// Dense attention. `out`: (q_len, heads, head_dim), row-major.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub fn attention_dense(pool: &Pool, a: &Dense, out: &mut [f32]) {
+    attention_dense_at(simd::level(), pool, a, out);
+}
+
+pub(crate) fn attention_dense_at(level: Level, pool: &Pool, a: &Dense, out: &mut [f32]) {
+    let (hd, padded) = (a.head_dim, a.head_dim.next_multiple_of(LANES));
+    assert!(hd > 0 && a.kv_heads > 0 && a.heads.is_multiple_of(a.kv_heads), "{} query heads over {}", a.heads, a.kv_heads);
+    assert_eq!(out.len(), a.q_len * a.heads * hd, "the output of {} queries of {} heads of {hd}", a.q_len, a.heads);
+    let spans =
+        |len: usize, stride: usize, row: usize, held: usize| len == 0 || (stride >= row && (len - 1) * stride + row <= held);
+    let held = a.k.len().min(a.v.len());
+    assert!(spans(a.q_len, a.q_stride, a.heads * hd, a.q.len()), "{} queries in {} elements", a.q_len, a.q.len());
+    assert!(spans(a.kv_len, a.kv_stride, a.kv_heads * hd, held), "{} keys in {held} elements", a.kv_len);
+    assert!(!a.causal || a.q_len <= a.kv_len, "{} causal queries of {} keys", a.q_len, a.kv_len);
+    let positions = a.kv_len.next_multiple_of(LANES);
+    let (key, value) = (positions * hd, positions * padded);
+    with_scratch(a.kv_heads * (key + value) * size_of::<f32>(), |scratch| {
+        let base = Shareable::new(scratch.cast::<f32>());
+        pool.for_each(a.kv_heads * positions / LANES, |i| {
+            let (h, first) = (i / (positions / LANES), i % (positions / LANES) * LANES);
+            // SAFETY: scratch holds the packed heads; each task writes its own 16 positions.
+            let (keys, values) = unsafe {
+                let head = base.get().add(h * (key + value));
+                let keys = std::slice::from_raw_parts_mut(head.add(first * hd), LANES * hd);
+                (keys, std::slice::from_raw_parts_mut(head.add(key + first * padded), LANES * padded))
+            };
+            pack_dense(a, h, first, keys, values);
+        });
+        let heads: Vec<_> = (0..a.kv_heads)
+            .map(|h| Head::<f32> {
+                q: a.q.as_ptr().wrapping_add(h * a.heads / a.kv_heads * hd),
+                q_stride: a.q_stride,
+                out: out.as_mut_ptr().wrapping_add(h * a.heads / a.kv_heads * hd),
+                out_stride: a.heads * hd,
+                keys: base.get().wrapping_add(h * (key + value)),
+                values: base.get().wrapping_add(h * (key + value) + key),
+                group: a.heads / a.kv_heads,
+                head_dim: hd,
+                tokens: a.q_len,
+                len: a.kv_len,
+                causal: a.causal,
+                window: usize::MAX,
+                scale: a.scale,
+            })
+            .collect();
+        run(level, pool, &heads);
+    });
+}
+
+/// Packs 16 positions from `first` on of head `h`: keys as a panel (head_dim, 16), values as rows.
+fn pack_dense(a: &Dense, h: usize, first: usize, keys: &mut [f32], values: &mut [f32]) {
+    let (hd, padded) = (a.head_dim, a.head_dim.next_multiple_of(LANES));
+    keys.fill(0.0);
+    values.fill(0.0);
+    for p in 0..LANES.min(a.kv_len - first) {
+        let from = (first + p) * a.kv_stride + h * hd;
+        for (i, &k) in a.k[from..from + hd].iter().enumerate() {
+            keys[i * LANES + p] = k;
+        }
+        values[p * padded..][..hd].copy_from_slice(&a.v[from..from + hd]);
+    }
+}
+
+/// Causal attention over caches, of one sequence or several, with grouped queries: prefill and decode.
+///
+/// # Panics
+/// When the shapes do not fit, or a cache holds fewer positions than there are queries.
+pub fn attention_cached(pool: &Pool, sequences: &mut [Cached]) {
+    attention_cached_at(simd::level(), pool, sequences);
+}
+
+pub(crate) fn attention_cached_at(level: Level, pool: &Pool, sequences: &mut [Cached]) {
+    let mut heads = Vec::new();
+    for s in sequences {
+        let (hd, kv_heads) = (s.cache.head_dim(), s.cache.kv_heads());
+        let (row, group) = (s.heads * hd, s.heads / kv_heads.max(1));
+        assert!(row > 0 && s.heads == group * kv_heads, "{} query heads over {kv_heads}", s.heads);
+        assert!(s.q.len().is_multiple_of(row) && s.out.len() == s.q.len(), "{} of {} queries of {row}", s.out.len(), s.q.len());
+        let tokens = s.q.len() / row;
+        assert!(tokens <= s.cache.len(), "{tokens} queries, but the cache holds {} positions", s.cache.len());
+        heads.extend((0..kv_heads).map(|h| Head::<f16> {
+            q: s.q.as_ptr().wrapping_add(h * group * hd),
+            q_stride: row,
+            out: s.out.as_mut_ptr().wrapping_add(h * group * hd),
+            out_stride: row,
+            keys: s.cache.keys(h).as_ptr(),
+            values: s.cache.values(h).as_ptr(),
+            group,
+            head_dim: hd,
+            tokens,
+            len: s.cache.len(),
+            causal: true,
+            window: s.window.unwrap_or(usize::MAX),
+            scale: s.scale,
+        }));
+    }
+    run(level, pool, &heads);
+}
+
+/// One key-value head and the query heads that share it. Row i is token i / group, query head i % group.
+#[derive(Clone, Copy)]
+struct Head<E> {
+    q: *const f32,
+    q_stride: usize,
+    out: *mut f32,
+    out_stride: usize,
+    keys: *const E,   // (len / 16 rounded up, head_dim, 16)
+    values: *const E, // (len rounded up to 16, head_dim rounded up to 16)
+    group: usize,
+    head_dim: usize,
+    tokens: usize,
+    len: usize,
+    causal: bool,
+    window: usize,
+    scale: f32,
+}
+
+// SAFETY: tasks write disjoint rows of `out`; who builds a Head vouches for its pointers while the region runs.
+unsafe impl<E> Sync for Head<E> {}
+
+impl<E> Head<E> {
+    fn rows(&self) -> usize {
+        self.tokens * self.group
+    }
+
+    fn padded(&self) -> usize {
+        self.head_dim.next_multiple_of(LANES)
+    }
+
+    /// The keys that row i sees: first, one past the last.
+    #[inline(always)]
+    fn seen(&self, row: usize) -> (usize, usize) {
+        let end = if self.causal { self.len - self.tokens + row / self.group + 1 } else { self.len };
+        (end.saturating_sub(self.window), end)
+    }
+
+    /// The chunks that rows row..row + rows see.
+    fn chunks(&self, row: usize, rows: usize) -> std::ops::Range<usize> {
+        self.seen(row).0 / CHUNK..self.seen(row + rows - 1).1.div_ceil(CHUNK)
+    }
+
+    /// Whether the chunks of its rows (one block of them) are worth spreading over the threads.
+    fn spread(&self) -> bool {
+        let rows = self.rows();
+        (1..=ROWS).contains(&rows) && self.chunks(0, rows).len() > 1
+    }
+
+    /// Floats of the partial result of a chunk: sums, then maximum and sum of each row.
+    fn partial(&self) -> usize {
+        ROWS * (self.padded() + 2)
+    }
+
+    /// Floats of scratch of a task: queries, scores, a partial result and a running one.
+    fn scratch(&self) -> usize {
+        ROWS * (self.head_dim.next_multiple_of(LANES) + CHUNK) + 2 * self.partial()
+    }
+}
+
+/// A task of [`run`].
+struct Unit {
+    head: usize,
+    row: usize,
+    chunk: Option<(usize, usize)>, // (chunk, its place among the partial results)
+}
+
+/// All heads: blocks of rows, or for few rows chunks of keys and a second region that merges them.
+fn run<E: Element>(level: Level, pool: &Pool, heads: &[Head<E>]) {
+    let Some(first) = heads.first() else { return };
+    let (scratch, mut units, mut merges, mut partials) = (first.scratch(), Vec::new(), Vec::new(), 0);
+    // Heads of one call have one head_dim in all models; the largest decides where they do not.
+    let (scratch, size) = heads.iter().fold((scratch, 0), |(s, p), h| (s.max(h.scratch()), p.max(h.partial())));
+    for (head, h) in heads.iter().enumerate() {
+        if h.spread() {
+            merges.push((head, partials));
+            for chunk in h.chunks(0, h.rows()) {
+                units.push(Unit { head, row: 0, chunk: Some((chunk, partials)) });
+                partials += 1;
+            }
+        } else {
+            // The last rows see the most keys: they go first.
+            units.extend((0..h.rows()).step_by(ROWS).rev().map(|row| Unit { head, row, chunk: None }));
+        }
+    }
+    with_scratch(partials * size * size_of::<f32>(), |stored| {
+        let stored = Shareable::new(stored.cast::<f32>());
+        let task = |head: usize, row: usize, stage: Stage| {
+            let head = &heads[head];
+            with_scratch(scratch * size_of::<f32>(), |scratch| {
+                let rows = ROWS.min(head.rows() - row);
+                dispatch(level, Attend { head, row, rows, stage, scratch: scratch.cast() });
+            });
+        };
+        pool.for_each(units.len(), |i| {
+            let unit = &units[i];
+            let stage = match unit.chunk {
+                Some((chunk, place)) => Stage::Chunk(chunk, stored.get().wrapping_add(place * size)),
+                None => Stage::Whole,
+            };
+            task(unit.head, unit.row, stage);
+        });
+        pool.for_each(merges.len(), |i| {
+            let (head, place) = merges[i];
+            task(head, 0, Stage::Merge(stored.get().wrapping_add(place * size), size));
+        });
+    });
+}
+
+/// What a task does with its rows.
+enum Stage {
+    /// All chunks, one after the other.
+    Whole,
+    /// One chunk, stored as a partial result.
+    Chunk(usize, *mut f32),
+    /// Merges the partial results of all chunks: the first, and the floats between two.
+    Merge(*const f32, usize),
+}
+
+struct Attend<'a, E> {
+    head: &'a Head<E>,
+    row: usize,
+    rows: usize,
+    stage: Stage,
+    scratch: *mut f32, // Head::scratch() floats
+}
+
+impl<E: Element> Task for Attend<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let (h, partial) = (self.head, self.head.partial());
+        // SAFETY: scratch and partial results have the sizes that Head names; rows are this task's own.
+        unsafe {
+            let own = self.scratch.add(ROWS * (h.padded() + CHUNK));
+            let running = own.add(partial);
+            match self.stage {
+                Stage::Whole => {
+                    self.queries::<S>();
+                    self.clear(running);
+                    for chunk in h.chunks(self.row, self.rows) {
+                        self.chunk::<S>(chunk, own);
+                        self.merge::<S>(own, running);
+                    }
+                    self.finish::<S>(running);
+                }
+                Stage::Chunk(chunk, stored) => {
+                    self.queries::<S>();
+                    self.chunk::<S>(chunk, stored);
+                }
+                Stage::Merge(stored, size) => {
+                    self.clear(running);
+                    for i in 0..h.chunks(self.row, self.rows).len() {
+                        self.merge::<S>(stored.add(i * size), running);
+                    }
+                    self.finish::<S>(running);
+                }
+            }
+        }
+    }
+}
+
+impl<E: Element> Attend<'_, E> {
+    /// Copies the queries together, scaled.
+    #[inline(always)]
+    unsafe fn queries<S: Simd>(&self) {
+        let h = self.head;
+        for r in 0..self.rows {
+            let row = self.row + r;
+            // SAFETY: the row exists, scratch begins with the queries.
+            unsafe {
+                let from = h.q.add(row / h.group * h.q_stride + row % h.group * h.head_dim);
+                let to = self.scratch.add(r * h.head_dim);
+                for i in 0..h.head_dim {
+                    *to.add(i) = *from.add(i) * h.scale;
+                }
+            }
+        }
+    }
+
+    /// An empty result: sums 0, maxima -inf.
+    #[inline(always)]
+    unsafe fn clear(&self, result: *mut f32) {
+        let padded = self.head.padded();
+        // SAFETY: a result holds ROWS (padded + 2) floats.
+        unsafe {
+            std::ptr::write_bytes(result, 0, ROWS * (padded + 2));
+            for r in 0..ROWS {
+                *result.add(ROWS * padded + 2 * r) = f32::NEG_INFINITY;
+            }
+        }
+    }
+
+    /// One chunk of keys: scores, exponentials about the chunk's maximum, weighted sum of values.
+    #[inline(always)]
+    unsafe fn chunk<S: Simd>(&self, chunk: usize, result: *mut f32) {
+        let (h, padded) = (self.head, self.head.padded());
+        let first = chunk * CHUNK;
+        let last = h.seen(self.row + self.rows - 1).1.min(first + CHUNK); // one past the last key that any row sees
+        let panels = (last - first).div_ceil(LANES);
+        // SAFETY: the cache holds `panels` panels from `first` on; scratch has room for ROWS x CHUNK scores.
+        unsafe {
+            let scores = self.scratch.add(ROWS * padded);
+            // 1. scores (rows, panels * 16) = q k^T
+            let keys = Operand { b: h.keys.add(first * h.head_dim), step: LANES, panel: h.head_dim * LANES };
+            product::<S, E>(self.scratch, h.head_dim, (self.rows, h.head_dim, panels), keys, (scores, CHUNK));
+            // 2. softmax within the chunk
+            for r in 0..self.rows {
+                let (from, to) = h.seen(self.row + r);
+                let visible = (from.clamp(first, last) - first, to.clamp(first, last) - first);
+                let (max, sum) = exponentials::<S>(scores.add(r * CHUNK), panels, visible);
+                *result.add(ROWS * padded + 2 * r) = max;
+                *result.add(ROWS * padded + 2 * r + 1) = sum;
+            }
+            // 3. sums (rows, head_dim) = p v
+            let values = Operand { b: h.values.add(first * padded), step: padded, panel: LANES };
+            product::<S, E>(scores, CHUNK, (self.rows, last - first, padded / LANES), values, (result, padded));
+        }
+    }
+
+    /// Adds a chunk's result to the running one, both brought to the larger maximum.
+    #[inline(always)]
+    unsafe fn merge<S: Simd>(&self, part: *const f32, running: *mut f32) {
+        let padded = self.head.padded();
+        for r in 0..self.rows {
+            // SAFETY: both hold ROWS (padded + 2) floats.
+            unsafe {
+                let (a, b) = (running.add(ROWS * padded + 2 * r), part.add(ROWS * padded + 2 * r));
+                let max = (*a).max(*b);
+                if max == f32::NEG_INFINITY {
+                    continue; // nothing seen so far
+                }
+                let (old, new) = (math::exp::<S>(S::splat(*a - max)), math::exp::<S>(S::splat(*b - max)));
+                let mut lanes = [0.0; LANES];
+                S::store(lanes.as_mut_ptr(), S::fma(S::splat(*a.add(1)), old, S::mul(S::splat(*b.add(1)), new)));
+                (*a, *a.add(1)) = (max, lanes[0]);
+                for i in (0..padded).step_by(LANES) {
+                    let (to, from) = (running.add(r * padded + i), part.add(r * padded + i));
+                    S::store(to, S::fma(S::load(to), old, S::mul(S::load(from), new)));
+                }
+            }
+        }
+    }
+
+    /// Divides by the sums and writes the rows out.
+    #[inline(always)]
+    unsafe fn finish<S: Simd>(&self, result: *const f32) {
+        let (h, padded) = (self.head, self.head.padded());
+        for r in 0..self.rows {
+            let row = self.row + r;
+            // SAFETY: the row exists and is this task's own.
+            unsafe {
+                let to = h.out.add(row / h.group * h.out_stride + row % h.group * h.head_dim);
+                let inverse = S::splat(1.0 / *result.add(ROWS * padded + 2 * r + 1));
+                for i in (0..h.head_dim).step_by(LANES) {
+                    let v = S::mul(S::load(result.add(r * padded + i)), inverse);
+                    S::store_part(to.add(i), v, LANES.min(h.head_dim - i));
+                }
+            }
+        }
+    }
+}
+
+/// Turns a row of scores into `exp(score - max)` in place, 0 where not visible; returns (max, sum).
+#[inline(always)]
+unsafe fn exponentials<S: Simd>(scores: *mut f32, panels: usize, visible: (usize, usize)) -> (f32, f32) {
+    // SAFETY: the caller vouches for 16 * panels scores.
+    unsafe {
+        for i in (0..visible.0).chain(visible.1..panels * LANES) {
+            *scores.add(i) = f32::NEG_INFINITY;
+        }
+        let mut largest = S::splat(f32::NEG_INFINITY);
+        for p in 0..panels {
+            largest = S::max(S::load(scores.add(p * LANES)), largest);
+        }
+        let max = S::max_lane(largest);
+        let centre = S::splat(if max == f32::NEG_INFINITY { 0.0 } else { max });
+        let mut sum = S::splat(0.0);
+        for p in 0..panels {
+            let e = math::exp::<S>(S::sub(S::load(scores.add(p * LANES)), centre));
+            S::store(scores.add(p * LANES), e);
+            sum = S::add(sum, e);
+        }
+        (max, S::sum(sum))
+    }
+}
+
+/// The right side of a product: element (k, column) at `panel * (column / 16) + step * k + column % 16`.
+#[derive(Clone, Copy)]
+struct Operand<E> {
+    b: *const E,
+    step: usize,
+    panel: usize,
+}
+
+/// `out = a b` for `(rows, k, panels)`; rows of a are `stride` apart, rows of out `out.1`.
+#[inline(always)]
+unsafe fn product<S: Simd, E: Element>(
+    a: *const f32,
+    stride: usize,
+    (rows, k, panels): (usize, usize, usize),
+    b: Operand<E>,
+    out: (*mut f32, usize),
+) {
+    let mut r = 0;
+    macro_rules! step {
+        ($size:literal) => {
+            if S::TILE.0 >= $size {
+                while rows - r >= $size {
+                    let mut p = 0;
+                    // SAFETY: rows r..r + $size and the panels exist.
+                    unsafe {
+                        while p < panels {
+                            let at = Operand { b: b.b.add(p * b.panel), ..b };
+                            let to = (out.0.add(r * out.1 + p * LANES), out.1);
+                            if S::TILE.1 == 2 && p + 2 <= panels {
+                                tile::<S, E, $size, 2>(a.add(r * stride), stride, k, at, to);
+                                p += 2;
+                            } else {
+                                tile::<S, E, $size, 1>(a.add(r * stride), stride, k, at, to);
+                                p += 1;
+                            }
+                        }
+                    }
+                    r += $size;
+                }
+            }
+        };
+    }
+    step!(12);
+    step!(6);
+    step!(4);
+    step!(2);
+    step!(1);
+}
+
+#[inline(always)]
+unsafe fn tile<S: Simd, E: Element, const R: usize, const V: usize>(
+    a: *const f32,
+    stride: usize,
+    k: usize,
+    b: Operand<E>,
+    out: (*mut f32, usize),
+) {
+    // SAFETY: the caller vouches for R rows and V panels.
+    unsafe {
+        let mut acc = [[S::splat(0.0); V]; R];
+        for i in 0..k {
+            let mut column = [S::splat(0.0); V];
+            for v in 0..V {
+                column[v] = E::load::<S>(b.b.add(v * b.panel + i * b.step));
+            }
+            for r in 0..R {
+                let x = S::splat(*a.add(r * stride + i));
+                for v in 0..V {
+                    acc[r][v] = S::fma(x, column[v], acc[r][v]);
+                }
+            }
+        }
+        for r in 0..R {
+            for v in 0..V {
+                S::store(out.0.add(r * out.1 + v * LANES), acc[r][v]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
