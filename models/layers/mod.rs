@@ -1,1 +1,5 @@
-//! (to be written)
+//! Layers that several models share.
+
+pub mod attention;
+pub mod norm;
+pub mod rope;

@@ -382,4 +382,4 @@ fn token_name(tokens: &Strings, id: u32) -> &str {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

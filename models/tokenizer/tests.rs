@@ -6,7 +6,7 @@ use crate::weights::gguf::writer::Writer;
 const BYTE_LEVEL_WORDS: [&str; 7] = ["he", "ll", "hell", "hello", "Ġw", "or", "ld"];
 
 /// All byte characters, some words, and three named tokens at the end.
-fn byte_level() -> Writer {
+pub(crate) fn byte_level() -> Writer {
     let mut alphabet: Vec<_> = bpe::bytes_of_chars().into_iter().collect();
     alphabet.sort_by_key(|&(_, byte)| byte);
     let mut tokens: Vec<String> = alphabet.iter().map(|(c, _)| c.to_string()).collect();

@@ -7,14 +7,13 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
     io::{BufReader, Read},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use dreamseed_kernels::{BlockType, Matrix};
 
-use super::{Error, Result};
+use super::{Error, Result, source::Source};
 
 const FORMAT: &str = "GGUF";
 const DEFAULT_ALIGNMENT: u64 = 32;
@@ -133,8 +132,7 @@ impl TensorInfo {
 
 /// An open GGUF file: its header in memory, its tensors on disk.
 pub struct Gguf {
-    path: PathBuf,
-    file: File,
+    source: Source,
     version: u32,
     metadata: HashMap<String, (Value, u64)>, // value and the byte offset of its key
     tensors: HashMap<String, TensorInfo>,
@@ -188,14 +186,30 @@ fn type_name(id: u32) -> &'static str {
 }
 
 /// The header under the cursor: position, and how many bytes the file has left.
-struct Header<R> {
+struct Header<'a, R> {
     reader: R,
     at: u64,
     len: u64,
-    path: PathBuf,
+    path: &'a Path,
 }
 
-impl<R: Read> Header<R> {
+/// A [`Source`] read from its start on.
+struct Sequential<'a> {
+    source: &'a Source,
+    at: u64,
+}
+
+impl Read for Sequential<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let left = usize::try_from(self.source.len().saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let n = out.len().min(left);
+        self.source.read(self.at, &mut out[..n]).map_err(std::io::Error::other)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+impl<R: Read> Header<'_, R> {
     fn bad<T>(&self, field: impl Into<String>, offset: u64, problem: impl Into<String>) -> Result<T> {
         Err(Error::Field { format: FORMAT, field: field.into(), offset, problem: problem.into() })
     }
@@ -225,7 +239,7 @@ impl<R: Read> Header<R> {
                 self.at += buffer.len() as u64;
                 Ok(())
             }
-            Err(source) => Err(Error::Io { path: self.path.clone(), source }),
+            Err(source) => Err(Error::Io { path: self.path.to_owned(), source }),
         }
     }
 
@@ -399,14 +413,9 @@ impl Gguf {
     /// # Errors
     /// [`Error::Io`] from the operating system, [`Error::Field`] with the field and the byte offset of what is wrong.
     pub fn open(path: &Path) -> Result<Self> {
-        let io = |source| Error::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(io)?;
-        let stat = file.metadata().map_err(io)?;
-        if !stat.is_file() {
-            return Err(Error::Unsupported(format!("{}: not a regular file; name a .gguf file", path.display())));
-        }
-        let reader = BufReader::with_capacity(1 << 18, file.try_clone().map_err(io)?);
-        let mut header = Header { reader, at: 0, len: stat.len(), path: path.to_owned() };
+        let source = Source::open(path)?;
+        let reader = BufReader::with_capacity(1 << 18, Sequential { source: &source, at: 0 });
+        let mut header = Header { reader, at: 0, len: source.len(), path };
         let version = check_version(&mut header)?;
         let tensors_at = header.at;
         let tensor_count = header.u64("tensor_count")?;
@@ -423,7 +432,8 @@ impl Gguf {
         };
         let data_start = header.at.next_multiple_of(alignment);
         check_places(&header, &tensors, data_start, alignment)?;
-        Ok(Self { path: path.to_owned(), file, version, metadata, tensors, data_start })
+        drop(header);
+        Ok(Self { source, version, metadata, tensors, data_start })
     }
 
     /// Version of the format: 2 or 3.
@@ -433,7 +443,7 @@ impl Gguf {
 
     /// The file.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.source.path()
     }
 
     /// A metadata value.
@@ -549,7 +559,7 @@ impl Gguf {
 
     fn known(&self, name: &str) -> Result<(&TensorInfo, BlockType)> {
         let Some(info) = self.tensor(name) else {
-            return Err(Error::Tensor { name: name.into(), problem: format!("not in {}", self.path.display()) });
+            return Err(Error::Tensor { name: name.into(), problem: format!("not in {}", self.path().display()) });
         };
         let Some(kind) = info.kind else {
             let problem = format!(
@@ -562,50 +572,38 @@ impl Gguf {
         Ok((info, kind))
     }
 
-    /// The bytes of a tensor as they stand in the file, appended to `out`.
-    pub fn read_into(&self, name: &str, out: &mut Vec<u8>) -> Result<BlockType> {
-        let (info, kind) = self.known(name)?;
-        let start = out.len();
-        out.resize(start + info.bytes as usize, 0);
-        read_exact_at(&self.file, &mut out[start..], self.data_start + info.offset)
-            .map_err(|source| Error::Io { path: self.path.clone(), source })?;
-        Ok(kind)
+    /// The bytes of a tensor as they stand in the file.
+    pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
+        let (info, _) = self.known(name)?;
+        let mut bytes = vec![0; info.bytes as usize];
+        self.source.read(self.data_start + info.offset, &mut bytes)?;
+        Ok(bytes)
     }
 
     /// The storage type of a matrix of `rows` x `cols`, or what is wrong with its type or shape.
     pub fn kind(&self, name: &str, rows: usize, cols: usize) -> Result<BlockType> {
         let (info, kind) = self.known(name)?;
-        if info.dims[0] != cols as u64 || info.elements() != rows as u64 * cols as u64 {
+        if info.dims[0] != cols as u64 || Some(info.elements()) != (rows as u64).checked_mul(cols as u64) {
             let problem = format!("has dimensions {:?} (fastest first), but [{cols}, {rows}] are needed", info.dims);
             return Err(Error::Tensor { name: name.into(), problem });
         }
         Ok(kind)
     }
 
-    /// Matrices of equal width and type, one under the other, as one (rows.sum(), cols) matrix.
-    pub fn matrix(&self, parts: &[(&str, usize)], cols: usize) -> Result<Matrix> {
-        let Some(&(first, rows)) = parts.first() else {
-            return Err(Error::Tensor { name: String::new(), problem: "no tensor was asked for".into() });
-        };
-        let kind = self.kind(first, rows, cols)?;
-        let mut bytes = Vec::new();
-        for &(name, rows) in parts {
-            let seen = self.kind(name, rows, cols)?;
-            if seen != kind {
-                return Err(Error::Tensor { name: name.into(), problem: format!("is {seen:?}, but {first} is {kind:?}") });
-            }
-            self.read_into(name, &mut bytes)?;
-        }
-        let rows = parts.iter().map(|p| p.1).sum();
-        super::matrix_from_blocks(kind, rows, cols, &bytes)
-            .map_err(|e| Error::Tensor { name: first.into(), problem: e.to_string() })
+    /// A packed matrix of `rows` x `cols`.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where it is missing or of another shape, [`Error::Field`] where its type is not read.
+    pub fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Matrix> {
+        let kind = self.kind(name, rows, cols)?;
+        let bytes = self.bytes(name)?;
+        Matrix::from_blocks(kind, rows, cols, &bytes).map_err(|e| Error::Tensor { name: name.into(), problem: e.to_string() })
     }
 
     /// A vector of `len` floats (norms, biases), widened where stored in half precision.
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
         let kind = self.kind(name, 1, len)?;
-        let mut bytes = Vec::new();
-        self.read_into(name, &mut bytes)?;
+        let bytes = self.bytes(name)?;
         let halves = bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
         match kind {
             BlockType::F32 => Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()),
@@ -616,7 +614,7 @@ impl Gguf {
     }
 }
 
-fn check_version<R: Read>(header: &mut Header<R>) -> Result<u32> {
+fn check_version<R: Read>(header: &mut Header<'_, R>) -> Result<u32> {
     let magic: [u8; 4] = header.array("magic")?;
     if &magic != b"GGUF" {
         let seen = String::from_utf8_lossy(&magic).escape_default().to_string();
@@ -631,7 +629,12 @@ fn check_version<R: Read>(header: &mut Header<R>) -> Result<u32> {
 }
 
 /// Each tensor aligned, inside the file and apart from the others.
-fn check_places<R: Read>(header: &Header<R>, tensors: &HashMap<String, TensorInfo>, start: u64, alignment: u64) -> Result<()> {
+fn check_places<R: Read>(
+    header: &Header<'_, R>,
+    tensors: &HashMap<String, TensorInfo>,
+    start: u64,
+    alignment: u64,
+) -> Result<()> {
     let mut places: Vec<_> = tensors.iter().collect();
     places.sort_by_key(|(_, info)| (info.offset, info.info_at));
     let mut end_of_last = 0;
@@ -651,25 +654,6 @@ fn check_places<R: Read>(header: &Header<R>, tensors: &HashMap<String, TensorInf
             return header.bad(name, info.info_at, format!("offset {} lies inside the tensor before it", info.offset));
         }
         end_of_last = end_of_last.max(info.offset + info.bytes);
-    }
-    Ok(())
-}
-
-#[cfg(unix)]
-fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
-}
-
-#[cfg(windows)]
-fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> std::io::Result<()> {
-    while !buffer.is_empty() {
-        match std::os::windows::fs::FileExt::seek_read(file, buffer, offset)? {
-            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            n => {
-                buffer = &mut buffer[n..];
-                offset += n as u64;
-            }
-        }
     }
     Ok(())
 }

@@ -39,11 +39,10 @@ fn refused(bytes: &[u8]) -> (String, u64, String) {
 fn use_all(gguf: &Gguf) {
     for name in gguf.tensor_names() {
         let info = gguf.tensor(name).unwrap();
-        let mut bytes = Vec::new();
-        if gguf.read_into(name, &mut bytes).is_ok() {
+        if gguf.bytes(name).is_ok() {
             let _ = gguf.vector(name, info.elements() as usize);
             let cols = info.dims[0] as usize;
-            let _ = gguf.matrix(&[(name, info.elements() as usize / cols)], cols);
+            let _ = gguf.matrix(name, info.elements() as usize / cols, cols);
         }
     }
     for key in gguf.keys() {
@@ -73,12 +72,10 @@ fn reads_what_was_written() {
     assert_eq!(gguf.get("nested"), Some(&Value::Array(Array::Nested(vec![Array::Numbers { type_id: 0, bytes: vec![7, 9] }]))));
     assert_eq!(gguf.vector("norm", 4).unwrap(), [1.0, 2.0, 3.0, 4.0]);
     assert_eq!(gguf.vector("h", 2).unwrap(), [1.0, -2.0]);
-    let w = gguf.matrix(&[("w", 2)], 3).unwrap();
+    let w = gguf.matrix("w", 2, 3).unwrap();
     let mut row = [0.0; 3];
     w.row(1, &mut row);
     assert_eq!(row, [4.0, 5.0, 6.0]);
-    let joined = gguf.matrix(&[("w", 2), ("w", 2)], 3).unwrap();
-    assert_eq!((joined.rows(), joined.cols()), (4, 3));
     assert_eq!(gguf.u64("absent").unwrap(), None);
 }
 
@@ -97,7 +94,7 @@ fn wrong_types_and_shapes_are_named() {
         matches!(gguf.vector("norm", 5), Err(Error::Tensor { name, problem }) if name == "norm" && problem.contains("[4]"))
     );
     assert!(matches!(gguf.vector("nope", 5), Err(Error::Tensor { name, .. }) if name == "nope"));
-    assert!(gguf.matrix(&[("w", 2), ("h", 1)], 3).is_err());
+    assert!(gguf.matrix("w", usize::MAX, 3).is_err());
 }
 
 #[test]
@@ -162,7 +159,7 @@ fn deep_arrays_are_refused() {
 #[test]
 fn unknown_types_are_refused_when_used() {
     let gguf = open(&sample().typed("q", &[256], 20, vec![0; 144]).bytes()).unwrap();
-    let error = gguf.matrix(&[("q", 1)], 256).err().map(|e| e.to_string()).unwrap();
+    let error = gguf.matrix("q", 1, 256).err().map(|e| e.to_string()).unwrap();
     assert!(error.contains("IQ4_NL"), "{error}");
 }
 

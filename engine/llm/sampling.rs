@@ -1,0 +1,325 @@
+//! From logits to a token.
+//!
+//! The order is llama.cpp's: penalties, top-k, top-p, min-p, temperature, draw. At temperature 0 the best token after the
+//! penalties is taken, the first where several are equal.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::{Error, Result};
+
+/// How to choose among tokens. The default is greedy.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// Divides the logits; 0 is greedy. 0 and up.
+    pub temperature: f32,
+    /// Only the best so many; 0: all.
+    pub top_k: usize,
+    /// Only the best that together have this probability, 0..1; 1: all.
+    pub top_p: f32,
+    /// Only those with at least this share of the best one's probability, 0..1; 0: all.
+    pub min_p: f32,
+    /// Logits of recent tokens are divided (positive) or multiplied (negative) by this; 1: not.
+    pub repetition_penalty: f32,
+    /// Taken from the logits of recent tokens once; 0: not.
+    pub presence_penalty: f32,
+    /// Taken from the logits of recent tokens for each time; 0: not.
+    pub frequency_penalty: f32,
+    /// How many of the last tokens are recent.
+    pub penalty_window: usize,
+    /// Start of the random numbers: the same seed gives the same tokens.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature: 0.0,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            penalty_window: 64,
+            seed: 0,
+        }
+    }
+}
+
+impl Sampling {
+    /// Whether all values are in their ranges.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the value and its range.
+    pub fn check(&self) -> Result<()> {
+        let ranges = [
+            ("temperature", self.temperature, 0.0, 100.0),
+            ("top-p", self.top_p, f32::MIN_POSITIVE, 1.0),
+            ("min-p", self.min_p, 0.0, 1.0),
+            ("repetition penalty", self.repetition_penalty, 0.01, 100.0),
+            ("presence penalty", self.presence_penalty, -100.0, 100.0),
+            ("frequency penalty", self.frequency_penalty, -100.0, 100.0),
+        ];
+        match ranges.iter().find(|(_, v, low, high)| !(v >= low && v <= high)) {
+            None => Ok(()),
+            Some((name, v, low, high)) => {
+                let low = if *low == f32::MIN_POSITIVE { "above 0".to_owned() } else { low.to_string() };
+                Err(Error::Usage(format!("{name} is {v}; {low} to {high} is allowed")))
+            }
+        }
+    }
+
+    fn penalizes(&self) -> bool {
+        self.penalty_window > 0
+            && (self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0)
+    }
+}
+
+/// Chooses the tokens of one sequence.
+pub struct Sampler {
+    sampling: Sampling,
+    random: u64,
+    recent: VecDeque<u32>,
+    counts: HashMap<u32, u32>,   // of the recent tokens
+    candidates: Vec<(f32, u32)>, // logit and token; kept between calls
+}
+
+impl Sampler {
+    /// For one sequence.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for values out of range.
+    pub fn new(sampling: Sampling) -> Result<Self> {
+        sampling.check()?;
+        let random = sampling.seed;
+        Ok(Self { sampling, random, recent: VecDeque::new(), counts: HashMap::new(), candidates: Vec::new() })
+    }
+
+    /// Remembers a token of the sequence (prompt or chosen) for the penalties.
+    pub fn accept(&mut self, token: u32) {
+        if !self.sampling.penalizes() {
+            return;
+        }
+        self.recent.push_back(token);
+        *self.counts.entry(token).or_default() += 1;
+        if self.recent.len() > self.sampling.penalty_window
+            && let Some(old) = self.recent.pop_front()
+            && let Some(count) = self.counts.get_mut(&old)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&old);
+            }
+        }
+    }
+
+    /// The next token. `None` when no logit is a finite number.
+    pub fn sample(&mut self, logits: &[f32]) -> Option<u32> {
+        let s = self.sampling;
+        if s.temperature == 0.0 && !s.penalizes() {
+            return best(logits.iter().copied().zip(0..));
+        }
+        self.candidates.clear();
+        self.candidates.extend(logits.iter().copied().zip(0..).filter(|(logit, _)| logit.is_finite()));
+        // 1. penalties
+        if s.penalizes() {
+            for (logit, token) in &mut self.candidates {
+                if let Some(&count) = self.counts.get(token) {
+                    *logit = if *logit > 0.0 { *logit / s.repetition_penalty } else { *logit * s.repetition_penalty };
+                    *logit -= s.presence_penalty + s.frequency_penalty * count as f32;
+                }
+            }
+        }
+        if s.temperature == 0.0 {
+            return best(self.candidates.iter().copied());
+        }
+        // 2. top-k, best first
+        let mut kept = if s.top_k == 0 { self.candidates.len() } else { s.top_k.min(self.candidates.len()) };
+        let mut sorted = if s.top_k == 0 { 0 } else { self.sort_best(0, kept) };
+        let max = if s.top_k == 0 { best_of(&self.candidates)?.0 } else { self.candidates.first()?.0 };
+        // 3. top-p over what top-k left; sorted only as far as needed
+        if s.top_p < 1.0 {
+            let total: f64 = self.candidates[..kept].iter().map(|c| f64::from(c.0 - max).exp()).sum();
+            let mut sum = 0.0;
+            let mut at = 0;
+            while at < kept && (at == 0 || sum < f64::from(s.top_p) * total) {
+                if at == sorted {
+                    sorted = self.sort_best(sorted, (sorted * 4).max(256).min(kept));
+                }
+                sum += f64::from(self.candidates[at].0 - max).exp();
+                at += 1;
+            }
+            kept = at;
+        }
+        // 4. min-p
+        if s.min_p > 0.0 {
+            let least = max + s.min_p.ln();
+            let mut at = 0;
+            let head = &mut self.candidates[..kept];
+            for i in 0..head.len() {
+                if head[i].0 >= least {
+                    head.swap(i, at);
+                    at += 1;
+                }
+            }
+            kept = at.max(1);
+        }
+        // 5. temperature, 6. draw
+        let weight = |c: &(f32, u32)| f64::from((c.0 - max) / s.temperature).exp();
+        let total: f64 = self.candidates[..kept].iter().map(weight).sum();
+        let mut left = self.uniform() * total;
+        let drawn = self.candidates[..kept].iter().find(|c| {
+            left -= weight(c);
+            left < 0.0
+        });
+        drawn.or(self.candidates.first()).map(|c| c.1)
+    }
+
+    /// Sorts the best candidates, the first `done` of which are sorted, up to place `to`.
+    fn sort_best(&mut self, done: usize, to: usize) -> usize {
+        let descending = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        let rest = &mut self.candidates[done..];
+        let n = to - done;
+        if n < rest.len() && n > 0 {
+            rest.select_nth_unstable_by(n - 1, descending);
+        }
+        rest[..n].sort_unstable_by(descending);
+        to
+    }
+
+    /// 0 up to 1 (SplitMix64, Steele et al. 2014).
+    fn uniform(&mut self) -> f64 {
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+fn best(candidates: impl Iterator<Item = (f32, u32)>) -> Option<u32> {
+    let mut found: Option<(f32, u32)> = None;
+    for (logit, token) in candidates {
+        if logit.is_finite() && found.is_none_or(|f| logit > f.0) {
+            found = Some((logit, token));
+        }
+    }
+    found.map(|f| f.1)
+}
+
+fn best_of(candidates: &[(f32, u32)]) -> Option<(f32, u32)> {
+    candidates.iter().copied().max_by(|a, b| a.0.total_cmp(&b.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Sampling = Sampling {
+        temperature: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+        penalty_window: 64,
+        seed: 7,
+    };
+
+    /// How often each of `logits` is drawn, of 20,000.
+    fn shares(sampling: Sampling, logits: &[f32]) -> Vec<f64> {
+        let mut sampler = Sampler::new(sampling).unwrap();
+        let mut counts = vec![0.0; logits.len()];
+        (0..20_000).for_each(|_| counts[sampler.sample(logits).unwrap() as usize] += 1.0 / 20_000.0);
+        counts
+    }
+
+    fn softmax(logits: &[f32]) -> Vec<f64> {
+        let sum: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();
+        logits.iter().map(|&l| f64::from(l).exp() / sum).collect()
+    }
+
+    fn near(a: &[f64], b: &[f64]) {
+        assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 0.015), "{a:?} {b:?}");
+    }
+
+    const LOGITS: [f32; 5] = [0.5, 2.0, 1.0, -1.0, 1.9];
+
+    #[test]
+    fn greedy_takes_the_first_best() {
+        let mut sampler = Sampler::new(Sampling::default()).unwrap();
+        assert_eq!(sampler.sample(&LOGITS), Some(1));
+        assert_eq!(sampler.sample(&[3.0, f32::NAN, 3.0]), Some(0));
+        assert_eq!(sampler.sample(&[f32::NAN; 3]), None);
+    }
+
+    #[test]
+    fn draws_follow_the_softmax() {
+        near(&shares(ALL, &LOGITS), &softmax(&LOGITS));
+        let cold: Vec<f32> = LOGITS.iter().map(|l| l / 0.5).collect();
+        near(&shares(Sampling { temperature: 0.5, ..ALL }, &LOGITS), &softmax(&cold));
+    }
+
+    #[test]
+    fn cuts_keep_the_right_tokens() {
+        let kept = |s: Sampling| shares(s, &LOGITS).iter().map(|&p| p > 0.0).collect::<Vec<_>>();
+        assert_eq!(kept(Sampling { top_k: 2, ..ALL }), [false, true, false, false, true]);
+        // softmax: 0.087 0.389 0.143 0.019 0.352 (sum of the two best 0.741)
+        assert_eq!(kept(Sampling { top_p: 0.70, ..ALL }), [false, true, false, false, true]);
+        assert_eq!(kept(Sampling { top_p: 0.75, ..ALL }), [false, true, true, false, true]);
+        assert_eq!(kept(Sampling { top_p: 1e-6, ..ALL }), [false, true, false, false, false]);
+        assert_eq!(kept(Sampling { min_p: 0.3, ..ALL }), [false, true, true, false, true]); // 0.143 / 0.389 = 0.37
+        assert_eq!(kept(Sampling { min_p: 1.0, ..ALL }), [false, true, false, false, false]);
+        // top-p counts within what top-k left: 0.389 / 0.741 = 0.52
+        assert_eq!(kept(Sampling { top_k: 2, top_p: 0.5, ..ALL }), [false, true, false, false, false]);
+    }
+
+    #[test]
+    fn wide_top_p_equals_a_full_sort() {
+        let logits: Vec<f32> = (0..5000).map(|i| ((i * 7919) % 5000) as f32 / 1000.0).collect();
+        let p = softmax(&logits);
+        let mut order: Vec<usize> = (0..5000).collect();
+        order.sort_by(|&a, &b| p[b].total_cmp(&p[a]));
+        let before = |n: usize| order[..n].iter().map(|&i| p[i]).sum::<f64>();
+        let cut = (0..5000).position(|n| before(n) >= 0.6).unwrap();
+        let kept = &order[..cut];
+        let drawn = shares(Sampling { top_p: 0.6, ..ALL }, &logits);
+        assert!(drawn.iter().enumerate().all(|(i, &n)| n == 0.0 || kept.contains(&i)));
+        assert!(kept.len() > 1024 && kept.iter().filter(|&&i| drawn[i] > 0.0).count() > kept.len() * 9 / 10);
+    }
+
+    #[test]
+    fn penalties_count_in_their_window() {
+        let greedy = |s: Sampling, seen: &[u32]| {
+            let mut sampler = Sampler::new(Sampling { temperature: 0.0, ..s }).unwrap();
+            seen.iter().for_each(|&t| sampler.accept(t));
+            sampler.sample(&LOGITS).unwrap()
+        };
+        assert_eq!(greedy(Sampling { repetition_penalty: 1.1, ..ALL }, &[1]), 4); // 2.0 / 1.1 = 1.82
+        assert_eq!(greedy(Sampling { repetition_penalty: 1.04, ..ALL }, &[1]), 1); // 1.92
+        assert_eq!(greedy(Sampling { presence_penalty: 0.5, ..ALL }, &[1, 1]), 4);
+        assert_eq!(greedy(Sampling { frequency_penalty: 0.06, ..ALL }, &[1]), 1);
+        assert_eq!(greedy(Sampling { frequency_penalty: 0.06, ..ALL }, &[1, 1]), 4);
+        assert_eq!(greedy(Sampling { presence_penalty: 0.5, penalty_window: 2, ..ALL }, &[1, 0, 0]), 1);
+    }
+
+    #[test]
+    fn seeds_repeat_and_ranges_hold() {
+        let run = |seed| {
+            let mut s = Sampler::new(Sampling { seed, ..ALL }).unwrap();
+            (0..50).map(|_| s.sample(&LOGITS).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(run(3), run(3));
+        assert_ne!(run(3), run(4));
+        for bad in [
+            Sampling { temperature: -1.0, ..ALL },
+            Sampling { temperature: f32::NAN, ..ALL },
+            Sampling { top_p: 0.0, ..ALL },
+            Sampling { min_p: 1.5, ..ALL },
+            Sampling { repetition_penalty: 0.0, ..ALL },
+        ] {
+            assert!(matches!(Sampler::new(bad), Err(Error::Usage(m)) if m.contains("is allowed")));
+        }
+    }
+}

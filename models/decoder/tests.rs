@@ -1,0 +1,222 @@
+use std::path::PathBuf;
+
+use dreamseed_kernels::BlockType;
+
+use super::*;
+use crate::weights::{gguf::writer::Writer, safetensors};
+
+fn golden(name: &str) -> Option<PathBuf> {
+    let base = std::env::var_os("DREAMSEED_REFERENCE").map(PathBuf::from);
+    let base = base.unwrap_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/reference")));
+    let path = base.join("golden").join(name);
+    if !path.exists() {
+        eprintln!("skipped: {} is not there", path.display());
+    }
+    path.exists().then_some(path)
+}
+
+fn integers(file: &safetensors::File, name: &str) -> Vec<u32> {
+    let bytes = file.bytes(name).unwrap();
+    bytes.chunks(8).map(|b| u32::try_from(i64::from_le_bytes(b.try_into().unwrap())).unwrap()).collect()
+}
+
+fn argmax(logits: &[f32]) -> u32 {
+    (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32
+}
+
+/// Largest difference over the largest value.
+fn apart(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let largest = a.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    a.iter().zip(b).fold(0.0f32, |m, (a, b)| m.max((a - b).abs())) / largest
+}
+
+#[test]
+fn equals_transformers() {
+    for name in ["llama", "qwen3"] {
+        let Some(path) = golden(name) else { continue };
+        let pool = Pool::new(2);
+        let decoder = Decoder::open(&path, &pool).unwrap();
+        let file = safetensors::File::open(&path.join("golden.safetensors")).unwrap();
+        let prompt = integers(&file, "in.input_ids");
+        let wanted = file.tensor("out.logits").unwrap().values.into_f32();
+        let mut state = decoder.new_state(64);
+        let logits = decoder.forward(&pool, &mut state, &prompt, Logits::All).unwrap();
+        let error = apart(&wanted, logits);
+        assert!(error < 1e-4, "{name}: {error}");
+        let mut tokens = prompt.clone();
+        let mut next = argmax(&logits[logits.len() - decoder.config().vocab..]);
+        let greedy = integers(&file, "out.greedy");
+        while tokens.len() < greedy.len() {
+            tokens.push(next);
+            next = argmax(decoder.forward(&pool, &mut state, &[next], Logits::Last).unwrap());
+        }
+        assert_eq!(tokens, greedy, "{name}");
+    }
+}
+
+struct Size {
+    dim: u64,
+    hidden: u64,
+    heads: u64,
+    kv_heads: u64,
+    head_dim: u64,
+    vocab: u64,
+    layers: u32,
+}
+
+const SMALL: Size = Size { dim: 24, hidden: 40, heads: 4, kv_heads: 2, head_dim: 8, vocab: 50, layers: 7 };
+
+/// Repeatable values in -1..1.
+fn noise(n: u64, seed: &str) -> Vec<f32> {
+    let mut state = seed.bytes().fold(0x9E37_79B9u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+/// A sound random model of a family.
+fn model(arch: &str, s: &Size) -> Writer {
+    let key = |name: &str| format!("{arch}.{name}");
+    let mut w = Writer::default()
+        .str("general.architecture", arch)
+        .u32(&key("block_count"), s.layers)
+        .u32(&key("context_length"), 64)
+        .u32(&key("embedding_length"), s.dim as u32)
+        .u32(&key("feed_forward_length"), s.hidden as u32)
+        .u32(&key("attention.head_count"), s.heads as u32)
+        .u32(&key("attention.head_count_kv"), s.kv_heads as u32)
+        .u32(&key("attention.key_length"), s.head_dim as u32)
+        .u32(&key("attention.sliding_window"), 5)
+        .f32(&key("attention.layer_norm_rms_epsilon"), 1e-6)
+        .tensor("token_embd.weight", &[s.dim, s.vocab], &noise(s.dim * s.vocab, "embedding"))
+        .tensor("output_norm.weight", &[s.dim], &noise(s.dim, "norm"));
+    for layer in 0..s.layers {
+        let mut add = |part: &str, dims: &[u64]| {
+            let name = format!("blk.{layer}.{part}");
+            let values = noise(dims.iter().product(), &name);
+            w = std::mem::take(&mut w).tensor(&name, dims, &values);
+        };
+        let (q, kv) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
+        for (part, dims) in
+            [("attn_q", [s.dim, q]), ("attn_k", [s.dim, kv]), ("attn_v", [s.dim, kv]), ("attn_output", [q, s.dim])]
+        {
+            add(&format!("{part}.weight"), &dims);
+            if arch == "qwen2" && part != "attn_output" {
+                add(&format!("{part}.bias"), &dims[1..]);
+            }
+        }
+        add("ffn_gate.weight", &[s.dim, s.hidden]);
+        add("ffn_up.weight", &[s.dim, s.hidden]);
+        add("ffn_down.weight", &[s.hidden, s.dim]);
+        add("attn_norm.weight", &[s.dim]);
+        add("ffn_norm.weight", &[s.dim]);
+        if matches!(arch, "qwen3" | "gemma3") {
+            add("attn_q_norm.weight", &[s.head_dim]);
+            add("attn_k_norm.weight", &[s.head_dim]);
+        }
+        if arch == "gemma3" {
+            add("post_attention_norm.weight", &[s.dim]);
+            add("post_ffw_norm.weight", &[s.dim]);
+        }
+    }
+    w
+}
+
+fn open(writer: &Writer) -> WeightsResult<Decoder> {
+    let (_dir, path) = writer.file();
+    Decoder::open(&path, &Pool::new(2))
+}
+
+fn refusal(writer: &Writer) -> String {
+    open(writer).err().map(|e| e.to_string()).expect("must be refused")
+}
+
+#[test]
+fn one_pass_equals_token_by_token_and_any_number_of_threads() {
+    for arch in ["llama", "qwen2", "qwen3", "gemma3"] {
+        let decoder = open(&model(arch, &SMALL)).unwrap();
+        let tokens: Vec<u32> = (0..30).map(|i| i * 7 % 50).collect();
+        let pool = Pool::new(2);
+        let mut state = decoder.new_state(40);
+        let all = decoder.forward(&pool, &mut state, &tokens, Logits::All).unwrap().to_vec();
+        let mut state = decoder.new_state(40);
+        let single = Pool::new(1);
+        for (i, &token) in tokens.iter().enumerate() {
+            let one = decoder.forward(&single, &mut state, &[token], Logits::Last).unwrap();
+            assert!(apart(&all[i * 50..(i + 1) * 50], one) < 1e-4, "{arch} token {i}");
+        }
+        // 1. going on from a shared prefix gives the same
+        state.truncate(10);
+        let again = decoder.forward(&pool, &mut state, &tokens[10..], Logits::Last).unwrap();
+        assert!(apart(&all[29 * 50..], again) < 1e-4, "{arch}");
+        // 2. chunks of a small context give the same
+        let mut state = decoder.new_state(30);
+        let last = decoder.forward(&pool, &mut state, &tokens, Logits::Last).unwrap();
+        assert!(apart(&all[29 * 50..], last) < 1e-4, "{arch}");
+    }
+}
+
+#[test]
+fn local_layers_forget_and_global_ones_do_not() {
+    // One local layer (pattern 6): position 8 no longer sees position 0 with a window of 5.
+    let run = |layers: u32, first: u32| {
+        let decoder = open(&model("gemma3", &Size { layers, ..SMALL })).unwrap();
+        let pool = Pool::new(1);
+        let mut state = decoder.new_state(16);
+        decoder.forward(&pool, &mut state, &[first, 1, 2, 3, 4, 5, 6, 7, 8], Logits::Last).unwrap().to_vec()
+    };
+    assert_eq!(run(1, 10), run(1, 20));
+    assert_ne!(run(6, 10), run(6, 20));
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_changes_nothing() {
+    let decoder = open(&model("llama", &SMALL)).unwrap();
+    let pool = Pool::new(1);
+    let mut state = decoder.new_state(4);
+    let before = decoder.forward(&pool, &mut state, &[1, 2], Logits::Last).unwrap().to_vec();
+    let error = decoder.forward(&pool, &mut state, &[3, 4, 5], Logits::Last).unwrap_err();
+    assert_eq!(error, Error::Context { past: 2, new: 3, context: 4 });
+    assert_eq!(decoder.forward(&pool, &mut state, &[50], Logits::Last).unwrap_err(), Error::Token { token: 50, vocab: 50 });
+    assert_eq!(decoder.forward(&pool, &mut state, &[], Logits::Last).unwrap_err(), Error::Empty);
+    state.truncate(1);
+    assert_eq!(decoder.forward(&pool, &mut state, &[2], Logits::Last).unwrap(), before);
+}
+
+#[test]
+fn impossible_models_are_refused_with_the_reason() {
+    let llama = || model("llama", &SMALL);
+    assert!(refusal(&Writer::default().str("general.architecture", "mamba")).contains("llama, qwen2, qwen3 and gemma3"));
+    assert!(refusal(&Writer::default()).contains("general.architecture"));
+    assert!(refusal(&Writer::default().str("general.architecture", "llama")).contains("llama.embedding_length"));
+    assert!(refusal(&model("llama", &Size { kv_heads: 3, ..SMALL })).contains("no multiple of 3"));
+    assert!(refusal(&llama().u32("llama.rope.dimension_count", 7)).contains("an even number"));
+    assert!(
+        refusal(&llama().str("llama.rope.scaling.type", "longrope").f32("llama.rope.scaling.factor", 2.0)).contains("longrope")
+    );
+    assert!(refusal(&llama().f32("llama.rope.freq_base", f32::NAN)).contains("finite"));
+    assert!(refusal(&llama().u32("llama.expert_count", 8)).contains("experts"));
+    assert!(refusal(&llama().u32("llama.attention.value_length", 4)).contains("value_length"));
+    // counts that lie: found before anything is read for them
+    let text = |w: Writer, from: &[u8], to: &[u8]| {
+        let mut bytes = w.bytes();
+        let at = bytes.windows(from.len()).position(|b| b == from).unwrap();
+        bytes[at..at + to.len()].copy_from_slice(to);
+        let (_dir, path) = crate::weights::gguf::writer::save(&bytes);
+        Decoder::open(&path, &Pool::new(1)).err().map(|e| e.to_string()).expect("must be refused")
+    };
+    let count = |n: u32| [&b"block_count\x04\0\0\0"[..], &n.to_le_bytes()].concat();
+    assert!(text(llama(), &count(7), &count(1 << 29)).contains("it has 536870912 layers"));
+    assert!(text(llama(), &count(7), &count(8)).contains("blk.7.attn_norm"));
+    let width = |n: u32| [&b"feed_forward_length\x04\0\0\0"[..], &n.to_le_bytes()].concat();
+    assert!(
+        text(llama(), &width(40), &width(44)).contains("[44, 24]")
+            || text(llama(), &width(40), &width(44)).contains("[24, 44]")
+    );
+    assert!(text(llama(), b"blk.3.ffn_up", b"blk.3.ffn_xx").contains("blk.3.ffn_up"));
+    let quantized = llama().blocks("rope_freqs.weight", &[32], BlockType::Q8_0, vec![0; 34]);
+    assert!(refusal(&quantized).contains("rope_freqs"));
+}
