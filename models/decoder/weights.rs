@@ -9,7 +9,7 @@ use super::Config;
 use crate::weights::{Error, Result, gguf::Gguf, safetensors, tensor::Values};
 
 /// One layer. Vectors that the family does not have are `None`.
-pub struct Layer {
+pub(super) struct Layer {
     pub(super) attn_norm: Vec<f32>,              // (dim)
     pub(super) wq: Matrix,                       // (heads * head_dim, dim)
     pub(super) wk: Matrix,                       // (kv_dim, dim)
