@@ -274,7 +274,7 @@ mod tests {
         let narrow = Candidate { context: 2048, first_token_ms: 10, ..model("narrow", Tier::B14) };
         let large = Candidate { fits: false, ..model("large", Tier::B14) };
         assert_eq!(route(&request, &[large.clone(), narrow.clone(), wide, fast]).model.as_deref(), Some("fast"));
-        let none = route(&request, &[large.clone()]);
+        let none = route(&request, std::slice::from_ref(&large));
         assert!(none.model.is_none() && none.reason.contains("fits into memory"), "{none:?}");
         assert!(route(&request, &[narrow]).reason.contains("3000 tokens"));
         let poor = Request { budget: Tier::B7, ..request };

@@ -107,7 +107,17 @@ fn shape(text: &str) -> Vec<Fault> {
     if sentences > 3 {
         faults.push(Fault::new(Kind::Shape, format!("{sentences} sentences, at most 3 are taken")));
     }
+    if let Some(twice) = repeated(text) {
+        faults.push(Fault::new(Kind::Shape, format!("says “{twice}” twice")));
+    }
     faults
+}
+
+/// Four words that come twice: models that loop.
+fn repeated(text: &str) -> Option<String> {
+    let words: Vec<String> = text.split_whitespace().map(crate::coach::words::normal).collect();
+    let mut windows = words.windows(4).enumerate();
+    windows.find(|(i, w)| words[i + 1..].windows(4).any(|other| other == *w)).map(|(_, w)| w.join(" "))
 }
 
 /// Sentence ends: a stop before a space or the end; "4.5" and "e.g." hold none.

@@ -315,8 +315,11 @@ fn directions(point: &Point, clauses: &[Clause]) -> Vec<Fault> {
     faults
 }
 
-/// Longest stems first, so that none is counted twice.
-fn stems(text: &str) -> Vec<(usize, &'static str, &'static [(Axis, i8)])> {
+/// Where a stem stands, the stem, and its sides.
+type Stem = (usize, &'static str, &'static [(Axis, i8)]);
+
+/// Every stem of the text.
+fn stems(text: &str) -> Vec<Stem> {
     STEMS.iter().flat_map(|(stem, sides)| text.match_indices(stem).map(move |(i, _)| (i, *stem, *sides))).collect()
 }
 

@@ -45,6 +45,15 @@ impl Style {
     }
 }
 
+/// Takes the pieces of a text as they come (whole characters), and says whether to go on.
+pub type Sink<'a> = dyn FnMut(&str) -> ControlFlow<()> + 'a;
+
+/// The model: streams its answer to a prompt into the sink, until it ends or the sink has enough.
+pub type Generate<'a> = dyn FnMut(&Prompt, &mut Sink) -> Result<()> + 'a;
+
+/// Takes the lesson's events, and says whether the caller is still there.
+pub type Send<'a> = dyn FnMut(Event) -> ControlFlow<()> + 'a;
+
 /// Tokens that a point may take.
 pub const MAX_TOKENS: usize = 96;
 /// Characters after which a generation is stopped, whatever the model does.
@@ -69,12 +78,7 @@ impl Composer {
     /// `generate` gets a prompt and a sink for the pieces as they come (whole characters); the sink's answer tells it to go on or to
     /// stop. An error of the model (other than [`Error::Cancelled`]) leaves the planner's sentence, with the error as the reason.
     /// `send` breaking means that the caller is gone: the composing ends with [`Error::Cancelled`].
-    pub fn compose(
-        &self,
-        plan: Plan,
-        generate: &mut dyn FnMut(&Prompt, &mut dyn FnMut(&str) -> ControlFlow<()>) -> Result<()>,
-        send: &mut dyn FnMut(Event) -> ControlFlow<()>,
-    ) -> Result<Lesson> {
+    pub fn compose(&self, plan: Plan, generate: &mut Generate, send: &mut Send) -> Result<Lesson> {
         let mut lesson = Lesson::new(plan);
         for i in 0..lesson.points.len() {
             let said = self.say(&lesson.plan, &lesson.plan.points[i], generate, send)?;
@@ -84,13 +88,7 @@ impl Composer {
         Ok(lesson)
     }
 
-    fn say(
-        &self,
-        plan: &Plan,
-        point: &Point,
-        generate: &mut dyn FnMut(&Prompt, &mut dyn FnMut(&str) -> ControlFlow<()>) -> Result<()>,
-        send: &mut dyn FnMut(Event) -> ControlFlow<()>,
-    ) -> Result<Said> {
+    fn say(&self, plan: &Plan, point: &Point, generate: &mut Generate, send: &mut Send) -> Result<Said> {
         let prompt = Prompt::new(self.style, plan.lab, plan.language, point);
         let (mut text, mut gone) = (String::new(), false);
         let outcome = generate(&prompt, &mut |piece| {
@@ -108,7 +106,7 @@ impl Composer {
     }
 }
 
-fn emit(send: &mut dyn FnMut(Event) -> ControlFlow<()>, event: Event) -> Result<()> {
+fn emit(send: &mut Send, event: Event) -> Result<()> {
     match send(event) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(Error::Cancelled),

@@ -1,8 +1,5 @@
 use super::*;
-use crate::coach::{
-    Direction, Lab, Part, PointKind, Topic,
-    say::tests::{every_point, point},
-};
+use crate::coach::{Direction, Part, PointKind, Topic, say::tests::every_point};
 
 fn kinds(language: Language, p: &Point, text: &str) -> Vec<Kind> {
     check(language, p, text).iter().map(Fault::kind).collect()
