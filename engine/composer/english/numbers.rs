@@ -6,7 +6,7 @@ use super::{
         claims::{self, Owner, Unit},
     },
     persons::person,
-    text::{Mood, Token, listed, near},
+    text::{Mood, Token, near},
 };
 use crate::coach::Point;
 

@@ -7,7 +7,7 @@ use super::{
     },
     directions::sides,
     numbers::unit,
-    text::{Mood, Token, listed, near},
+    text::{Mood, Token, near},
 };
 use crate::coach::{Part, Point, PointKind, Topic};
 
