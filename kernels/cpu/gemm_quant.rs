@@ -203,11 +203,10 @@ impl<F: Format> Quant<F> {
             let mut acc = [S::splat(0.0); R];
             for first in (0..k / 32).step_by(F::UNITS) {
                 for u in 0..F::UNITS {
-                    let codes = format::codes::<S, F>(record.add(u * F::UNIT));
+                    let codes = format::codes::<S, F>(record, u);
                     for half in 0..32 / F::SUB {
-                        let sub = u * (32 / F::SUB) + half;
-                        let scale = format::scale::<S, F>(record, sub);
-                        let min = if F::MINS { format::min::<S, F>(record, sub) } else { scale };
+                        let scale = format::scale::<S, F>(record, u, half);
+                        let min = if F::MINS { format::min::<S, F>(record, u, half) } else { scale };
                         for r in 0..R {
                             let at = (row + r, first + u, half);
                             let x = self.x.q.add((row + r) * k + (first + u) * 32 + half * F::SUB);
@@ -241,16 +240,15 @@ impl<F: Format> Quant<F> {
             let mins = scales.add(k / 16 * LANES);
             for first in (0..k / 32).step_by(F::UNITS) {
                 for u in 0..F::UNITS {
-                    let codes = format::codes::<S, F>(record.add(u * F::UNIT));
+                    let codes = format::codes::<S, F>(record, u);
                     for g in 0..8 {
                         S::storei(to.add(((first + u) * 8 + g) * 64), codes[g]);
                     }
                     for half in 0..32 / F::SUB {
                         let at = ((first + u) * (32 / F::SUB) + half) * LANES;
-                        let sub = u * (32 / F::SUB) + half;
-                        S::store(scales.add(at), format::scale::<S, F>(record, sub));
+                        S::store(scales.add(at), format::scale::<S, F>(record, u, half));
                         if F::MINS {
-                            S::store(mins.add(at), format::min::<S, F>(record, sub));
+                            S::store(mins.add(at), format::min::<S, F>(record, u, half));
                         }
                     }
                 }
