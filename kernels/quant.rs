@@ -119,12 +119,15 @@ impl Codes {
         };
         self.d = half(block, 0);
         self.dmin = if minimum { half(block, 2) } else { 0.0 };
-        let at = if minimum { 4 } else { 2 };
-        let high = if fifth { u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]) } else { 0 };
         let nibbles = &block[block.len() - 16..];
+        let (low, high) = self.codes.split_at_mut(16);
         for i in 0..16 {
-            self.codes[i] = nibbles[i] & 15 | ((high >> i & 1) << 4) as u8;
-            self.codes[i + 16] = nibbles[i] >> 4 | ((high >> (i + 16) & 1) << 4) as u8;
+            (low[i], high[i]) = (nibbles[i] & 15, nibbles[i] >> 4);
+        }
+        if fifth {
+            let at = if minimum { 4 } else { 2 };
+            let bits = u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
+            (0..32).for_each(|i| self.codes[i] |= ((bits >> i & 1) << 4) as u8);
         }
     }
 
@@ -164,11 +167,13 @@ impl Codes {
             (self.scales[s], self.mins[s]) = (scale as i8, min);
         }
         let codes = &block[block.len() - 128..];
-        let high = (kind == BlockType::Q5K).then(|| &block[16..48]);
-        for e in 0..256 {
-            let sub = e / 32;
-            let fifth = high.map_or(0, |h| (h[e % 32] >> sub & 1) << 4);
-            self.codes[e] = codes[sub / 2 * 32 + e % 32] >> (sub % 2 * 4) & 15 | fifth;
+        for (sub, out) in self.codes.chunks_exact_mut(32).enumerate() {
+            let from = &codes[sub / 2 * 32..][..32];
+            (0..32).for_each(|i| out[i] = from[i] >> (sub % 2 * 4) & 15);
+            if kind == BlockType::Q5K {
+                let high = &block[16..48];
+                (0..32).for_each(|i| out[i] |= (high[i] >> sub & 1) << 4);
+            }
         }
     }
 
@@ -178,10 +183,12 @@ impl Codes {
         for s in 0..16 {
             self.scales[s] = scales[s] as i8;
         }
-        for e in 0..256 {
-            let (part, quarter, l) = (e / 128, e % 128 / 32, e % 32);
-            let nibble = low[part * 64 + quarter % 2 * 32 + l] >> (quarter / 2 * 4) & 15;
-            self.codes[e] = nibble | (high[part * 32 + l] >> (quarter * 2) & 3) << 4;
+        for (i, out) in self.codes.chunks_exact_mut(32).enumerate() {
+            let (part, quarter) = (i / 4, i % 4);
+            let (low, high) = (&low[part * 64 + quarter % 2 * 32..][..32], &high[part * 32..][..32]);
+            for l in 0..32 {
+                out[l] = low[l] >> (quarter / 2 * 4) & 15 | (high[l] >> (quarter * 2) & 3) << 4;
+            }
         }
     }
 

@@ -468,8 +468,9 @@ unsafe fn product<S: Simd, E: Element>(
     out: (*mut f32, usize),
 ) {
     let mut r = 0;
+    // Rows of a tile, and the panels that it takes at once where registers allow: few rows need more panels for enough sums.
     macro_rules! step {
-        ($size:literal) => {
+        ($size:literal, $wide:literal) => {
             if S::TILE.0 >= $size {
                 while rows - r >= $size {
                     let mut p = 0;
@@ -478,9 +479,9 @@ unsafe fn product<S: Simd, E: Element>(
                         while p < panels {
                             let at = Operand { b: b.b.add(p * b.panel), ..b };
                             let to = (out.0.add(r * out.1 + p * LANES), out.1);
-                            if S::TILE.1 == 2 && p + 2 <= panels {
-                                tile::<S, E, $size, 2>(a.add(r * stride), stride, k, at, to);
-                                p += 2;
+                            if (S::TILE.1 == 2 || $size * $wide <= 4) && p + $wide <= panels {
+                                tile::<S, E, $size, $wide>(a.add(r * stride), stride, k, at, to);
+                                p += $wide;
                             } else {
                                 tile::<S, E, $size, 1>(a.add(r * stride), stride, k, at, to);
                                 p += 1;
@@ -492,11 +493,12 @@ unsafe fn product<S: Simd, E: Element>(
             }
         };
     }
-    step!(12);
-    step!(6);
-    step!(4);
-    step!(2);
-    step!(1);
+    step!(12, 2);
+    step!(6, 4);
+    step!(4, 4);
+    step!(3, 4);
+    step!(2, 4);
+    step!(1, 4);
 }
 
 #[inline(always)]

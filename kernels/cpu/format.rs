@@ -201,21 +201,38 @@ unsafe fn high_nibble<S: Simd>(v: S::F) -> S::F {
     unsafe { S::round(S::mul(S::sub(v, S::splat(7.5)), S::splat(1.0 / 16.0))) }
 }
 
+/// Four codes, one byte each, at `at`: shifts and masks act on all of them, none leaves its byte.
+fn four(bytes: &[u8], at: usize) -> u32 {
+    u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+fn put_four(bytes: &mut [u8], at: usize, more: u32) {
+    let both = four(bytes, at) | more;
+    bytes[at..at + 4].copy_from_slice(&both.to_ne_bytes());
+}
+
+/// The same byte four times.
+const fn mask(byte: u8) -> u32 {
+    u32::from_ne_bytes([byte; 4])
+}
+
 /// Writes one row's block into `record` (zeroed before) as row `row` of 16.
 pub(crate) fn pack<F: Format>(block: &Codes, record: &mut [u8], row: usize) {
-    for e in 0..F::UNITS * 32 {
-        let (unit, g) = (&mut record[F::HEAD + e / 32 * F::UNIT..][..F::UNIT], e % 32 / 4);
-        let (c, at) = (block.codes[e], row * 4 + e % 4);
-        match F::BITS {
-            8 => unit[g * 64 + at] = c,
-            2 | 3 => unit[g / 4 * 64 + at] |= (c & 3) << (g % 4 * 2),
-            _ => unit[g % 4 * 64 + at] |= (c & 15) << (g / 4 * 4),
-        }
-        match F::BITS {
-            3 => unit[128 + at] |= (c >> 2) << g,
-            5 => unit[256 + at] |= (c >> 4) << g,
-            6 => unit[256 + g / 4 * 64 + at] |= (c >> 4) << (g % 4 * 2),
-            _ => {}
+    let (units, codes) = (record[F::HEAD..].chunks_exact_mut(F::UNIT), block.codes.chunks_exact(32));
+    for (unit, codes) in units.zip(codes) {
+        for g in 0..8 {
+            let (c, at) = (four(codes, 4 * g), row * 4);
+            match F::BITS {
+                8 => put_four(unit, g * 64 + at, c),
+                2 | 3 => put_four(unit, g / 4 * 64 + at, (c & mask(3)) << (g % 4 * 2)),
+                _ => put_four(unit, g % 4 * 64 + at, (c & mask(15)) << (g / 4 * 4)),
+            }
+            match F::BITS {
+                3 => put_four(unit, 128 + at, (c >> 2 & mask(1)) << g),
+                5 => put_four(unit, 256 + at, (c >> 4 & mask(1)) << g),
+                6 => put_four(unit, 256 + g / 4 * 64 + at, (c >> 4 & mask(3)) << (g % 4 * 2)),
+                _ => {}
+            }
         }
     }
     let half = |v: f32| half::f16::from_f32(v).to_ne_bytes();
@@ -238,21 +255,23 @@ pub(crate) fn pack<F: Format>(block: &Codes, record: &mut [u8], row: usize) {
 
 /// Takes row `row` of 16 back out of a record: the inverse of [`pack`].
 pub(crate) fn unpack<F: Format>(record: &[u8], row: usize, block: &mut Codes) {
-    for e in 0..F::UNITS * 32 {
-        let (unit, g) = (&record[F::HEAD + e / 32 * F::UNIT..][..F::UNIT], e % 32 / 4);
-        let at = row * 4 + e % 4;
-        let low = match F::BITS {
-            8 => unit[g * 64 + at],
-            2 | 3 => unit[g / 4 * 64 + at] >> (g % 4 * 2) & 3,
-            _ => unit[g % 4 * 64 + at] >> (g / 4 * 4) & 15,
-        };
-        let high = match F::BITS {
-            3 => (unit[128 + at] >> g & 1) << 2,
-            5 => (unit[256 + at] >> g & 1) << 4,
-            6 => (unit[256 + g / 4 * 64 + at] >> (g % 4 * 2) & 3) << 4,
-            _ => 0,
-        };
-        block.codes[e] = low | high;
+    let (units, codes) = (record[F::HEAD..].chunks_exact(F::UNIT), block.codes.chunks_exact_mut(32));
+    for (unit, codes) in units.zip(codes) {
+        for g in 0..8 {
+            let at = row * 4;
+            let low = match F::BITS {
+                8 => four(unit, g * 64 + at),
+                2 | 3 => four(unit, g / 4 * 64 + at) >> (g % 4 * 2) & mask(3),
+                _ => four(unit, g % 4 * 64 + at) >> (g / 4 * 4) & mask(15),
+            };
+            let high = match F::BITS {
+                3 => (four(unit, 128 + at) >> g & mask(1)) << 2,
+                5 => (four(unit, 256 + at) >> g & mask(1)) << 4,
+                6 => (four(unit, 256 + g / 4 * 64 + at) >> (g % 4 * 2) & mask(3)) << 4,
+                _ => 0,
+            };
+            codes[4 * g..4 * g + 4].copy_from_slice(&(low | high).to_ne_bytes());
+        }
     }
     let half = |at: usize| half::f16::from_ne_bytes([record[at + 2 * row], record[at + 2 * row + 1]]).to_f32();
     block.d = half(0);

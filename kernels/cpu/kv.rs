@@ -2,6 +2,7 @@
 
 use super::vector::LANES;
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 /// Keys and values as f16. Keys lie as product panels (kv_heads, capacity / 16, head_dim, 16 positions), values as
 /// (kv_heads, capacity, head_dim rounded up to 16): both products of attention then read whole vectors. The capacity grows as
@@ -89,17 +90,19 @@ impl KvCache {
         if self.len + count > self.capacity {
             self.reserve((self.len + count).max(self.capacity * 2).max(4 * LANES));
         }
-        let padded = self.head_dim.next_multiple_of(LANES);
-        for (t, (k, v)) in k.chunks_exact(row).zip(v.chunks_exact(row)).enumerate() {
+        let (hd, padded) = (self.head_dim, self.head_dim.next_multiple_of(LANES));
+        let mut key = vec![f16::ZERO; hd];
+        for t in 0..count {
             let position = self.len + t;
             for h in 0..self.kv_heads {
-                let panel = (h * self.capacity + position / LANES * LANES) * self.head_dim + position % LANES;
-                let (k, v) = (&k[h * self.head_dim..][..self.head_dim], &v[h * self.head_dim..][..self.head_dim]);
-                for (i, &k) in k.iter().enumerate() {
-                    self.keys[panel + i * LANES] = f16::from_f32(k);
+                let from = t * row + h * hd;
+                key.convert_from_f32_slice(&k[from..from + hd]);
+                let panel = (h * self.capacity + position / LANES * LANES) * hd;
+                let panel = &mut self.keys[panel..panel + LANES * hd];
+                for (to, &k) in panel.chunks_exact_mut(LANES).zip(&key) {
+                    to[position % LANES] = k;
                 }
-                let to = &mut self.values[(h * self.capacity + position) * padded..][..self.head_dim];
-                to.iter_mut().zip(v).for_each(|(to, &v)| *to = f16::from_f32(v));
+                self.values[(h * self.capacity + position) * padded..][..hd].convert_from_f32_slice(&v[from..from + hd]);
             }
         }
         self.len += count;
