@@ -97,9 +97,11 @@ impl Window {
     #[inline]
     pub(crate) fn inside(&self, d: usize, o: usize) -> std::ops::Range<usize> {
         let (start, dilation) = (o * self.stride[d], self.dilation[d]);
-        let lo = self.pad[d].saturating_sub(start).div_ceil(dilation);
-        let room = (self.input[d] + self.pad[d]).saturating_sub(start).div_ceil(dilation);
-        lo.min(self.kernel[d])..room.min(self.kernel[d]).max(lo.min(self.kernel[d]))
+        let (before, room) = (self.pad[d].saturating_sub(start), (self.input[d] + self.pad[d]).saturating_sub(start));
+        // Hardly any network dilates; a division each pixel would cost as much as the taps.
+        let (lo, hi) = if dilation == 1 { (before, room) } else { (before.div_ceil(dilation), room.div_ceil(dilation)) };
+        let lo = lo.min(self.kernel[d]);
+        lo..hi.min(self.kernel[d]).max(lo)
     }
 
     /// The output columns whose every tap falls inside the picture.
@@ -145,6 +147,42 @@ impl Finish {
             }
         }
         self
+    }
+}
+
+/// Zeros on a cache line's boundary, so that no vector of them straddles two lines (which halves the rate of loads).
+pub struct Buffer {
+    data: Vec<f32>,
+    start: usize,
+    len: usize,
+}
+
+impl Buffer {
+    /// `len` zeros.
+    pub fn zeros(len: usize) -> Self {
+        let data = vec![0.0f32; len + PADDING];
+        // Where the allocator gives no such place the start is as good as any.
+        let start = data.as_ptr().align_offset(64).min(PADDING);
+        Self { data, start, len }
+    }
+}
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self { data: Vec::new(), start: 0, len: 0 }
+    }
+}
+
+impl std::ops::Deref for Buffer {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &self.data[self.start..self.start + self.len]
+    }
+}
+
+impl std::ops::DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.data[self.start..self.start + self.len]
     }
 }
 

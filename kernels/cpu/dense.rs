@@ -2,7 +2,7 @@
 //! panel of output channels, the sums in registers, input pixels read where they lie (no im2col copy). A 1x1 convolution and a
 //! fully connected layer are the special case of one tap.
 
-use super::conv::{Finish, PADDING, Residual, Shared, Tail, Width, Window, WindowError, by_width, part, tasks};
+use super::conv::{Buffer, Finish, PADDING, Residual, Shared, Tail, Width, Window, WindowError, by_width, part, tasks};
 use super::lanes::Lanes;
 use crate::Pool;
 
@@ -19,7 +19,7 @@ pub struct Conv {
     window: Window,
     width: Width,
     panels: Vec<Panel>,
-    packed: Vec<f32>,
+    packed: Buffer,
     bias: Vec<f32>, // (channels + PADDING)
     finish: Finish,
     zeros: Vec<f32>, // (input channels): what a tap outside the picture reads
@@ -55,7 +55,7 @@ impl Conv {
             panels.push(Panel { col, vectors, offset });
             (left, col, offset) = (left - vectors, col + vectors * lanes, offset + k * vectors * lanes);
         }
-        let mut packed = vec![0.0; offset];
+        let mut packed = Buffer::zeros(offset);
         for p in &panels {
             let wide = p.vectors * lanes;
             for j in 0..wide.min(n - p.col) {

@@ -1,7 +1,7 @@
 //! Depthwise convolution (one input channel an output channel): vectorised over the channels, several pixels a time so that a
 //! weight is loaded once for all of them.
 
-use super::conv::{Finish, PADDING, Residual, Shared, Tail, Width, Window, WindowError, by_width, part, tasks};
+use super::conv::{Buffer, Finish, PADDING, Residual, Shared, Tail, Width, Window, WindowError, by_width, part, tasks};
 use super::lanes::Lanes;
 use crate::Pool;
 
@@ -9,7 +9,7 @@ use crate::Pool;
 pub struct Depthwise {
     window: Window,
     pub(crate) width: Width,
-    weights: Vec<f32>, // (taps, stride_w): one padded row of channels a tap
+    weights: Buffer, // (taps, stride_w): one padded row of channels a tap
     stride_w: usize,
     bias: Vec<f32>, // (channels + PADDING)
     finish: Finish,
@@ -30,7 +30,7 @@ impl Depthwise {
             )));
         }
         let stride_w = c.next_multiple_of(PADDING);
-        let mut padded = vec![0.0; window.taps() * stride_w];
+        let mut padded = Buffer::zeros(window.taps() * stride_w);
         for (row, w) in padded.chunks_exact_mut(stride_w).zip(weights.chunks_exact(c)) {
             row[..c].copy_from_slice(w);
         }
@@ -79,6 +79,12 @@ struct Call<'a> {
     out: *mut f32,
 }
 
+/// An output row and the taps that fall inside the picture there.
+struct Row {
+    y: usize,
+    rows: std::ops::Range<usize>,
+}
+
 /// One output row.
 ///
 /// # Safety
@@ -86,42 +92,73 @@ struct Call<'a> {
 #[inline(always)]
 unsafe fn row<L: Lanes>(call: &Call, y: usize) {
     let w = &call.conv.window;
-    let (inner, cols, channels) = (w.interior(), w.output[1], w.output[2]);
-    for c in (0..channels).step_by(L::N) {
+    let (inner, rows, cols, channels) = (w.interior(), w.inside(0, y), w.output[1], w.output[2]);
+    let at = &Row { y, rows };
+    // Channels in groups whose weights stay in the first cache; within a group along the row, as the pixels lie in memory.
+    let group = (GROUP / w.taps()).next_multiple_of(L::N).min(channels);
+    for from in (0..channels).step_by(group) {
+        let to = (from + group).min(channels);
         let mut x = 0;
         while x < cols {
             let left = if inner.contains(&x) { inner.end - x } else { 0 };
-            // SAFETY: tiles of more than one pixel lie in `inner`; `c + N` stays inside the channels where the flag says whole.
-            unsafe {
-                match (left, c + L::N <= channels) {
-                    (8.., true) => x += tile::<L, 8, true>(call, y, x, c),
-                    (4.., true) => x += tile::<L, 4, true>(call, y, x, c),
-                    (2.., true) => x += tile::<L, 2, true>(call, y, x, c),
-                    (_, true) => x += tile::<L, 1, true>(call, y, x, c),
-                    (4.., false) => x += tile::<L, 4, false>(call, y, x, c),
-                    (_, false) => x += tile::<L, 1, false>(call, y, x, c),
+            // SAFETY: tiles of more than one pixel lie in `inner`.
+            x += unsafe {
+                match left {
+                    8.. => tiles::<L, 8>(call, at, x, from..to),
+                    4.. => tiles::<L, 4>(call, at, x, from..to),
+                    2.. => tiles::<L, 2>(call, at, x, from..to),
+                    _ => tiles::<L, 1>(call, at, x, from..to),
                 }
-            }
+            };
         }
     }
 }
 
-/// `P` pixels from `x0`, the channels of one vector from `c`; returns `P`. One pixel may lie at the edge, more may not.
+/// Weights of a group of channels.
+const GROUP: usize = 4096;
+
+/// `P` pixels from `x0`, a group of channels; returns `P`.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn tiles<L: Lanes, const P: usize>(call: &Call, row: &Row, x0: usize, group: std::ops::Range<usize>) -> usize {
+    let channels = call.conv.window.output[2];
+    let taps = if P == 1 { call.conv.window.inside(1, x0) } else { 0..call.conv.window.kernel[1] };
+    for c in group.step_by(L::N) {
+        // SAFETY: the caller's contract; the flag says whether the whole vector lies inside the channels.
+        unsafe {
+            if c + L::N <= channels {
+                tile::<L, P, true>(call, row, &taps, x0, c);
+            } else {
+                tile::<L, P, false>(call, row, &taps, x0, c);
+            }
+        }
+    }
+    P
+}
+
+/// `P` pixels from `x0`, the channels of one vector from `c`. One pixel may lie at the edge (`taps` of it do not), more may not.
 ///
 /// # Safety
 /// As [`row`]; `WHOLE` when all of the vector's channels exist.
 #[inline(always)]
-unsafe fn tile<L: Lanes, const P: usize, const WHOLE: bool>(call: &Call, y: usize, x0: usize, c: usize) -> usize {
+unsafe fn tile<L: Lanes, const P: usize, const WHOLE: bool>(
+    call: &Call,
+    row: &Row,
+    taps: &std::ops::Range<usize>,
+    x0: usize,
+    c: usize,
+) {
     let (conv, w) = (call.conv, &call.conv.window);
     let channels = w.input[2];
-    let taps_x = if P == 1 { w.inside(1, x0) } else { 0..w.kernel[1] };
     // SAFETY: only taps inside the picture are read, each within its channels; tables are padded to whole vectors.
     unsafe {
         let mut acc = [L::load(conv.bias.as_ptr().add(c)); P];
-        for ky in w.inside(0, y) {
-            let iy = y * w.stride[0] + ky * w.dilation[0] - w.pad[0];
+        for ky in row.rows.clone() {
+            let iy = row.y * w.stride[0] + ky * w.dilation[0] - w.pad[0];
             let line = call.x.as_ptr().add(iy * w.input[1] * channels + c);
-            for kx in taps_x.clone() {
+            for kx in taps.clone() {
                 let weight = L::load(conv.weights.as_ptr().add((ky * w.kernel[1] + kx) * conv.stride_w + c));
                 let first = line.add((x0 * w.stride[1] + kx * w.dilation[1] - w.pad[1]) * channels);
                 for (p, acc) in acc.iter_mut().enumerate() {
@@ -132,8 +169,7 @@ unsafe fn tile<L: Lanes, const P: usize, const WHOLE: bool>(call: &Call, y: usiz
             }
         }
         for (p, acc) in acc.into_iter().enumerate() {
-            call.tail.store(acc, call.out, y * w.output[1] + x0 + p, c);
+            call.tail.store(acc, call.out, row.y * w.output[1] + x0 + p, c);
         }
     }
-    P
 }

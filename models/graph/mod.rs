@@ -16,7 +16,7 @@ mod tests;
 
 use crate::weights::{Error, Result, tfjs, tflite};
 use dreamseed_kernels::Pool;
-use dreamseed_kernels::cpu::conv::Residual;
+use dreamseed_kernels::cpu::conv::{Buffer, Residual};
 use plan::{Place, Plan, Run, Step};
 use std::path::Path;
 use std::sync::Arc;
@@ -85,7 +85,7 @@ impl Network {
 
     /// Buffers to run in. Sessions are independent: one a thread of control.
     pub fn session(&self) -> Session {
-        let slots = self.plan.slots.iter().map(|&n| vec![0.0; n]).collect();
+        let slots = self.plan.slots.iter().map(|&n| Buffer::zeros(n)).collect();
         Session { network: self.clone(), slots }
     }
 
@@ -119,7 +119,7 @@ fn read(path: &Path) -> Result<ir::Graph> {
 /// A network's buffers.
 pub struct Session {
     network: Network,
-    slots: Vec<Vec<f32>>,
+    slots: Vec<Buffer>,
 }
 
 impl Session {
