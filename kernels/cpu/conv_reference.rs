@@ -1,8 +1,9 @@
 //! f64 twins of the convolution kernels, and the tests that compare the two on odd shapes at every instruction set.
 
-use super::conv::{Act, Finish, Padding, Residual, Width, Window};
+use super::conv::{Act, Finish, Padding, Residual, Tail, Width, Window};
 use super::dense::Conv;
 use super::depthwise::Depthwise;
+use super::narrow;
 use super::pooling::{Pooling, Reduce};
 use super::resize::{Centres, Resize};
 use crate::Pool;
@@ -158,6 +159,25 @@ fn compare_conv(w: &Window, seed: u64) {
     }
 }
 
+/// One or two channels, as [`Conv::new`] runs them, at every width.
+fn compare_narrow(w: &Window, seed: u64) {
+    let (x, weights) = (noise(seed, w.input_len()), noise(seed + 1, w.output[2] * w.taps() * w.input[2]));
+    let bias = noise(seed + 2, w.output[2]);
+    let sums = conv(w, &x, &weights, &bias);
+    for width in Width::available() {
+        for f in finishes(w.output[2]) {
+            let padded = f.0.clone().padded(w.output[2]);
+            let run = |p: &Pool, r: Option<Residual>, out: &mut [f32]| {
+                let tail = &Tail::new(&padded, r, w.output[0] * w.output[1], w.output[2]);
+                narrow::run(p, &narrow::Call { window: w, width, weights: &weights, bias: &bias, x: &x, tail }, out);
+            };
+            check(run, &w.output, &sums, &f, &format!("{w:?} {width:?} {f:?}"));
+        }
+    }
+    let layer = Conv::new(w.clone(), &weights, &bias, Finish::default()).expect("fits");
+    check(|p, r, out| layer.run(p, &x, r, out), &w.output, &sums, &(Finish::default(), None), &format!("{w:?}"));
+}
+
 fn compare_depthwise(w: &Window, seed: u64) {
     let (x, weights) = (noise(seed, w.input_len()), noise(seed + 1, w.taps() * w.input[2]));
     let bias = noise(seed + 2, w.output[2]);
@@ -191,7 +211,11 @@ fn geometries() -> Vec<([usize; 3], [usize; 2], [usize; 2], [usize; 2], Padding)
 fn dense_convolutions_equal_their_twin() {
     for (i, (input, kernel, stride, dilation, padding)) in geometries().into_iter().enumerate() {
         for n in [1, 2, 8, 17, 40, 100] {
-            compare_conv(&Window::new(input, n, kernel, stride, dilation, padding).expect("valid"), i as u64 * 7 + n as u64);
+            let w = Window::new(input, n, kernel, stride, dilation, padding).expect("valid");
+            compare_conv(&w, i as u64 * 7 + n as u64);
+            if n <= 2 {
+                compare_narrow(&w, i as u64);
+            }
         }
     }
 }
@@ -284,6 +308,7 @@ proptest! {
         let padding = if same { Padding::Same } else { Padding::Explicit(pads) };
         if let Ok(w) = Window::new(input, n, kernel, stride, dilation, padding) {
             compare_conv(&w, seed);
+            compare_narrow(&Window { output: [w.output[0], w.output[1], 1 + n % 2], ..w.clone() }, seed);
             compare_depthwise(&Window { output: [w.output[0], w.output[1], input[2]], ..w }, seed);
         }
     }

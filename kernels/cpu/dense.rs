@@ -4,6 +4,7 @@
 
 use super::conv::{Buffer, Finish, PADDING, Residual, Shared, Tail, Width, Window, WindowError, by_width, part, tasks};
 use super::lanes::Lanes;
+use super::narrow;
 use crate::Pool;
 
 /// Output channels that are computed together.
@@ -22,17 +23,19 @@ pub struct Conv {
     packed: Buffer,
     bias: Vec<f32>, // (channels + PADDING)
     finish: Finish,
-    zeros: Vec<f32>, // (input channels): what a tap outside the picture reads
+    narrow: Option<(Width, Vec<f32>)>, // for one or two channels: weights as they came
+    zeros: Vec<f32>,                   // (input channels): what a tap outside the picture reads
 }
 
 impl Conv {
     /// From `weights` (out, kernel h, kernel w, in) and one `bias` an output channel (or none).
     pub fn new(window: Window, weights: &[f32], bias: &[f32], finish: Finish) -> Result<Self, WindowError> {
         let width = Width::of(window.output[2]);
-        Self::packed(window, weights, bias, finish, width)
+        let narrow = narrow::width(&window).map(|width| (width, weights.to_vec()));
+        Ok(Self { narrow, ..Self::packed(window, weights, bias, finish, width)? })
     }
 
-    /// As [`Conv::new`], for vectors of `width`.
+    /// As [`Conv::new`], by panels of vectors of `width` whatever the number of channels.
     pub(crate) fn packed(
         window: Window,
         weights: &[f32],
@@ -68,7 +71,7 @@ impl Conv {
         let mut padded = bias.to_vec();
         padded.resize(n + 3 * PADDING, 0.0);
         let zeros = vec![0.0; window.input[2]];
-        Ok(Self { width, panels, packed, bias: padded, finish: finish.padded(n), zeros, window })
+        Ok(Self { width, panels, packed, bias: padded, finish: finish.padded(n), narrow: None, zeros, window })
     }
 
     /// The geometry.
@@ -90,6 +93,10 @@ impl Conv {
         assert!(x.len() == w.input_len() && out.len() == w.output_len(), "picture of another shape");
         let [rows, cols, n] = w.output;
         let tail = &Tail::new(&self.finish, residual, rows * cols, n);
+        if let Some((width, weights)) = &self.narrow {
+            let call = narrow::Call { window: w, width: *width, weights, bias: &self.bias, x, tail };
+            return narrow::run(pool, &call, out);
+        }
         let out = Shared(out.as_mut_ptr());
         let flat = self.is_flat();
         let units = if flat { (rows * cols).div_ceil(ROWS_MAX) } else { rows };

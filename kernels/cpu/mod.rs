@@ -14,6 +14,7 @@ pub mod kv;
 pub(crate) mod lanes;
 pub mod math;
 pub mod movement;
+pub(crate) mod narrow;
 pub mod norm;
 pub mod peak;
 pub mod pooling;

@@ -1,7 +1,7 @@
 //! Rewrites that save passes over memory: padding inside the window of a convolution, bias, activation and residual at its end.
 
-use super::ir::Data;
-use super::layer::{Kind, Layer, Simple};
+use super::ir::{Data, Value};
+use super::layer::{Kind, Layer, Simple, Weighted};
 use super::resolve::Resolved;
 use dreamseed_kernels::cpu::conv::{Act, Finish};
 use dreamseed_kernels::cpu::elementwise::{Binary, Broadcast};
@@ -16,7 +16,40 @@ pub(crate) fn fuse(graph: &mut Resolved) {
         fuser.step(i);
     }
     graph.layers = fuser.layers.into_iter().flatten().collect();
+    resize_last(graph);
     drop_unused(graph);
+}
+
+/// A 1x1 convolution of an enlarged picture is the enlarged picture of the convolution (both are linear, and the weights of an
+/// interpolation sum to one): the products are then as few as the smaller picture's pixels.
+fn resize_last(graph: &mut Resolved) {
+    let mut uses = vec![0; graph.values.len()];
+    graph.outputs.iter().for_each(|&o| uses[o] += 1);
+    graph.layers.iter().flat_map(|l| l.inputs.iter().chain(l.residual.iter().map(|r| &r.0))).for_each(|&i| uses[i] += 1);
+    let mut producer = vec![None; graph.values.len()];
+    for i in 0..graph.layers.len() {
+        producer[graph.layers[i].output] = Some(i);
+        let Kind::Conv(w) = &graph.layers[i].kind else { continue };
+        let (window, source) = (&w.window, graph.layers[i].inputs[0]);
+        let Some(p) = producer[source].filter(|_| uses[source] == 1) else { continue };
+        let Kind::Resize { input, size, centres } = graph.layers[p].kind else { continue };
+        let bare = graph.layers[p].finish == Finish::default() && graph.layers[p].residual.is_none();
+        let pointwise = window.taps() == 1 && window.stride == [1, 1] && window.pad == [0, 0] && window.output[..2] == size;
+        let n = window.output[2];
+        if !bare || !pointwise || size[0] * size[1] < 2 * input[0] * input[1] || n > input[2] {
+            continue;
+        }
+        let small = graph.values.len();
+        let name = format!("{} before its enlargement", graph.values[graph.layers[i].output].name);
+        graph.values.push(Value { name, shape: Some(vec![1, input[0], input[1], n]), data: None });
+        (uses.push(1), producer.push(Some(p)));
+        let (mut window, weights, bias) = (window.clone(), w.weights.clone(), w.bias.clone());
+        (window.input, window.output) = (input, [input[0], input[1], n]);
+        graph.layers[p].kind = Kind::Conv(Weighted { window, weights, bias });
+        graph.layers[p].output = small;
+        let resize = Kind::Resize { input: [input[0], input[1], n], size, centres };
+        (graph.layers[i].kind, graph.layers[i].inputs) = (resize, vec![small]);
+    }
 }
 
 /// Keeps the layers that the outputs depend on.

@@ -265,3 +265,40 @@ fn zeros_around_a_picture_join_the_window_but_not_that_of_a_maximum() {
     close(&outputs[0], &sums);
     close(&outputs[1], &tops);
 }
+
+#[test]
+fn a_pointwise_convolution_of_an_enlarged_picture_runs_before_it_is_enlarged() {
+    const RESIZE_BILINEAR: i32 = 23;
+    let mut m = Model::new();
+    let x = m.tensor("x", &[1, 3, 4, 5]);
+    let size = m.ints(&[2], &[6, 8]);
+    let large = m.tensor("large", &[1, 6, 8, 5]);
+    m.operator(RESIZE_BILINEAR, &[x, size], large, vec![(3, Obj::U8(1))]);
+    let (weights, bias) = (m.floats(&[3, 1, 1, 5], &steps(15, 1)), m.floats(&[3], &[0.5, -0.5, 0.25]));
+    let (y, z) = (m.tensor("y", &[1, 6, 8, 3]), m.tensor("z", &[1, 6, 8, 3]));
+    m.operator(CONV_2D, &[large, weights, bias], y, options(1, 1));
+    let more = m.tensor("more", &[1, 6, 8, 3]);
+    m.operator(ADD, &[y, more], z, vec![]);
+    let bytes = m.bytes(&[x, more], &[z]);
+    let net = network(&bytes).expect("sound");
+    assert!(matches!(net.plan.steps[0].run, super::plan::Run::Conv(_)) && net.plan.steps.len() == 2);
+    let (input, extra) = (steps(60, 2), steps(144, 3));
+    let seen = run(&net, &[&input, &extra]);
+    // The same in the file's order: half-pixel centres of an exact doubling weigh 1/4 and 3/4.
+    let at = |o: usize, n: usize| {
+        let at = (o as f64 + 0.5) / 2.0 - 0.5;
+        let low = at.floor().max(0.0) as usize;
+        (low, (at.floor() + 1.0).min(n as f64 - 1.0) as usize, if at < 0.0 { 0.0 } else { at.fract() })
+    };
+    let mut large = Vec::new();
+    for i in 0..240 {
+        let ((y0, y1, fy), (x0, x1, fx), c) = (at(i / 40, 3), at(i / 5 % 8, 4), i % 5);
+        let p = |y: usize, x: usize| f64::from(input[(y * 4 + x) * 5 + c]);
+        large.push((p(y0, x0) * (1.0 - fx) + p(y0, x1) * fx) * (1.0 - fy) + (p(y1, x0) * (1.0 - fx) + p(y1, x1) * fx) * fy);
+    }
+    let mut sums = conv(&large, [6, 8, 5], &steps(15, 1), 3, 1, 1);
+    for (i, v) in sums.iter_mut().enumerate() {
+        *v = (*v + [0.5, -0.5, 0.25][i % 3]).max(0.0) + f64::from(extra[i]);
+    }
+    close(&seen[0], &sums);
+}
