@@ -151,6 +151,7 @@ impl Finish {
 }
 
 /// Zeros on a cache line's boundary, so that no vector of them straddles two lines (which halves the rate of loads).
+#[derive(Default)]
 pub struct Buffer {
     data: Vec<f32>,
     start: usize,
@@ -164,12 +165,6 @@ impl Buffer {
         // Where the allocator gives no such place the start is as good as any.
         let start = data.as_ptr().align_offset(64).min(PADDING);
         Self { data, start, len }
-    }
-}
-
-impl Default for Buffer {
-    fn default() -> Self {
-        Self { data: Vec::new(), start: 0, len: 0 }
     }
 }
 

@@ -191,8 +191,11 @@ fn compare_depthwise(w: &Window, seed: u64) {
     }
 }
 
+/// Input, kernel, stride, dilation, padding.
+type Geometry = ([usize; 3], [usize; 2], [usize; 2], [usize; 2], Padding);
+
 /// Geometries that networks use, and odd ones.
-fn geometries() -> Vec<([usize; 3], [usize; 2], [usize; 2], [usize; 2], Padding)> {
+fn geometries() -> Vec<Geometry> {
     vec![
         ([7, 9, 3], [3, 3], [2, 2], [1, 1], Padding::Same),
         ([8, 20, 3], [5, 5], [2, 2], [1, 1], Padding::Same),

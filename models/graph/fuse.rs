@@ -42,7 +42,8 @@ fn resize_last(graph: &mut Resolved) {
         let small = graph.values.len();
         let name = format!("{} before its enlargement", graph.values[graph.layers[i].output].name);
         graph.values.push(Value { name, shape: Some(vec![1, input[0], input[1], n]), data: None });
-        (uses.push(1), producer.push(Some(p)));
+        uses.push(1);
+        producer.push(Some(p));
         let (mut window, weights, bias) = (window.clone(), w.weights.clone(), w.bias.clone());
         (window.input, window.output) = (input, [input[0], input[1], n]);
         graph.layers[p].kind = Kind::Conv(Weighted { window, weights, bias });

@@ -170,13 +170,6 @@ impl Resolver {
         Ok(())
     }
 
-    /// A value of its own between two layers of one operator.
-    pub(super) fn temporary(&mut self, at: At, shape: Vec<usize>) -> Result<usize> {
-        self.values.push(Value { name: format!("inside {}", at.node.name), ..Value::default() });
-        self.define(at, self.values.len() - 1, shape)?;
-        Ok(self.values.len() - 1)
-    }
-
     /// Adds a layer with weights, whose output is new.
     pub(super) fn layer(&mut self, at: At, kind: Kind, input: usize, output: usize, shape: Vec<usize>) -> Result<()> {
         self.define(at, output, shape)?;

@@ -83,7 +83,7 @@ pub(crate) fn decode(t: &Table, bytes: Vector, budget: &mut Budget) -> Result<Da
     budget.take(t, elements)?;
     let stored = bytes.bytes.len() / size;
     let sparsity = t.table("Tensor.sparsity", 6)?;
-    if bytes.bytes.len() % size != 0 || (sparsity.is_none() && stored != elements) {
+    if !bytes.bytes.len().is_multiple_of(size) || (sparsity.is_none() && stored != elements) {
         let wanted = format!("{} bytes for {shape:?} of {}", bytes.bytes.len(), type_name(kind));
         return Err(bytes.error("Buffer.data", format!("{wanted}; {elements} elements of {size} bytes are needed")));
     }

@@ -5,14 +5,13 @@ pub(super) enum Obj {
     Table(Vec<(usize, Obj)>),
     U8(u8),
     I32(i32),
-    F32(f32),
     Ints(Vec<i32>),
     Longs(Vec<i64>),
     Bytes(Vec<u8>),
     List(Vec<Obj>),
 }
 
-use Obj::{Bytes, F32, I32, Ints, List, Longs, Table, U8};
+use Obj::{Bytes, I32, Ints, List, Longs, Table, U8};
 
 /// The bytes of a file with `root` as its root table.
 pub(super) fn file(root: &Obj) -> Vec<u8> {
@@ -31,21 +30,21 @@ fn write(out: &mut Vec<u8>, obj: &Obj) -> usize {
     out.resize(out.len().next_multiple_of(8), 0);
     let count = |n: usize| n as u32;
     match obj {
-        Table(fields) => return table(out, fields),
+        Table(fields) => table(out, fields),
         Ints(v) => {
             word(out, count(v.len()));
             v.iter().for_each(|v| out.extend(v.to_le_bytes()));
-            return out.len() - 4 - v.len() * 4;
+            out.len() - 4 - v.len() * 4
         }
         Longs(v) => {
             word(out, count(v.len()));
             v.iter().for_each(|v| out.extend(v.to_le_bytes()));
-            return out.len() - 4 - v.len() * 8;
+            out.len() - 4 - v.len() * 8
         }
         Bytes(v) => {
             word(out, count(v.len()));
             out.extend(v);
-            return out.len() - 4 - v.len();
+            out.len() - 4 - v.len()
         }
         List(v) => {
             let start = out.len();
@@ -56,9 +55,9 @@ fn write(out: &mut Vec<u8>, obj: &Obj) -> usize {
                 let from = start + 4 + i * 4;
                 out[from..from + 4].copy_from_slice(&((at - from) as u32).to_le_bytes());
             }
-            return start;
+            start
         }
-        U8(_) | I32(_) | F32(_) => panic!("a scalar is written in its table"),
+        U8(_) | I32(_) => panic!("a scalar is written in its table"),
     }
 }
 
@@ -79,7 +78,6 @@ fn table(out: &mut Vec<u8>, fields: &[(usize, Obj)]) -> usize {
         let value = match obj {
             U8(v) => u32::from(*v),
             I32(v) => *v as u32,
-            F32(v) => v.to_bits(),
             other => (write(out, other) - at) as u32,
         };
         out[at..at + 4].copy_from_slice(&value.to_le_bytes());
