@@ -184,7 +184,8 @@ impl Store {
             }
             work();
         });
-        let failed = failed.into_inner().unwrap_or_else(|e| e.into_inner());
+        let mut failed = failed.into_inner().unwrap_or_else(|e| e.into_inner());
+        failed.sort_by_key(|(model, _)| models.iter().position(|m| m.id == model.id));
         self.tidy();
         self.outcome(failed)
     }
@@ -277,8 +278,9 @@ impl Run<'_> {
         self.down.lock().unwrap_or_else(|e| e.into_inner()).get(what).cloned()
     }
 
-    fn give_up(&self, what: &str, reason: &str) {
-        self.down.lock().unwrap_or_else(|e| e.into_inner()).insert(what.into(), reason.into());
+    /// Notes that `what` is not to be tried again; true for the first to note it.
+    fn give_up(&self, what: &str, reason: &str) -> bool {
+        self.down.lock().unwrap_or_else(|e| e.into_inner()).insert(what.into(), reason.into()).is_none()
     }
 
     fn stopped(&self) -> bool {

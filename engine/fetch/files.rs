@@ -125,6 +125,15 @@ impl Part {
     }
 }
 
+impl Drop for Part {
+    /// A part that holds nothing is nothing to go on from.
+    fn drop(&mut self) {
+        if self.len == 0 {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
 /// Where a file is written before it is whole.
 pub(super) fn part_path(target: &Path) -> PathBuf {
     let mut name = target.as_os_str().to_owned();
@@ -315,6 +324,8 @@ pub(super) fn lock(path: &Path, waiting: impl FnOnce()) -> Result<fs::File, Erro
             file.lock().map_err(|e| disk(path, e))?;
             Ok(file)
         }
+        // Some network file systems have no locks: then nothing can be waited for.
+        Err(fs::TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => Ok(file),
         Err(fs::TryLockError::Error(e)) => Err(disk(path, e)),
     }
 }

@@ -123,8 +123,9 @@ fn head(run: &Run<'_>, hub: &manifest::Hub, there: &str) -> Result<Head, String>
     for _ in 0..5 {
         let response = get(&agent, &url, "bytes=0-0").map_err(|e| {
             let reason = format!("no connection to {endpoint} ({e})");
-            run.give_up("hub", &reason);
-            run.progress.note(&format!("{reason}; going on without the hub"));
+            if run.give_up("hub", &reason) {
+                run.progress.note(&format!("{reason}; going on without the hub"));
+            }
             reason
         })?;
         status(&response, &endpoint, &hub.repo)?;

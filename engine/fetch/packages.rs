@@ -51,6 +51,9 @@ struct Held {
 
 /// Puts `file` at `target` from the members that make it; gives its sum.
 pub(super) fn fetch(run: &Run<'_>, kind: Kind, archive: &Archive, file: &File, target: &Path) -> Result<String, Failure> {
+    if run.store.offline && archive.packages.iter().any(|p| kept_bytes(run.store, kind, p) == 0) {
+        return Err(Failure::Source(format!("{}: --offline forbids the network", archive.packages.join(", "))));
+    }
     let mut used = Used::default();
     match join(run, kind, archive, file, target, &mut used) {
         // A package that lay here may have been spoilt meanwhile; one that just came will come the same again.
@@ -141,7 +144,7 @@ fn obtain(run: &Run<'_>, kind: Kind, package: &str) -> Result<Held, Failure> {
         return Ok(Held { path, fresh: false, _lock: lock });
     }
     if run.store.offline {
-        return Err(Failure::Source("needs the network".into()));
+        return Err(Failure::Source(format!("{package}: --offline forbids the network")));
     }
     if let Some(reason) = run.given_up(package).or_else(|| run.given_up(kind.client())) {
         return Err(Failure::Source(format!("{package}: {reason}")));

@@ -77,10 +77,8 @@ impl Progress {
 
 fn bar(name: &str, total: Option<u64>) -> ProgressBar {
     let (bar, template) = match total {
-        Some(n) => {
-            (ProgressBar::new(n), "{msg:44!} {bar:24} {bytes:>10} of {total_bytes:<10} {binary_bytes_per_sec:>12} {eta:>4}")
-        }
-        None => (ProgressBar::new_spinner(), "{msg:44!} {spinner} {bytes:>10} {binary_bytes_per_sec:>12}"),
+        Some(n) => (ProgressBar::new(n), "{msg:40!} {wide_bar} {bytes:>10} of {total_bytes:<10} {eta:>4}"),
+        None => (ProgressBar::new_spinner(), "{msg:40!} {spinner} {bytes:>10} {binary_bytes_per_sec:>12}"),
     };
     bar.enable_steady_tick(Duration::from_millis(120));
     bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
