@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use toml::{Table, Value};
 
 /// Variables of the prefix that are no keys of the configuration.
-const NOT_KEYS: [&str; 4] = ["DREAMSEED_CONFIG", "DREAMSEED_LOG", "DREAMSEED_REFERENCE", "DREAMSEED_BENCH"];
+const NOT_KEYS: [&str; 5] =
+    ["DREAMSEED_CONFIG", "DREAMSEED_LOG", "DREAMSEED_REFERENCE", "DREAMSEED_NETWORKS", "DREAMSEED_BENCH"];
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
