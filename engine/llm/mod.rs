@@ -23,3 +23,6 @@ mod sampling;
 pub use chat::Chat;
 pub use generate::{Finish, Generation, Llm, Options, Session, raw};
 pub use sampling::{Sampler, Sampling};
+
+#[cfg(test)]
+mod tests;

@@ -282,9 +282,9 @@ mod tests {
         let mut order: Vec<usize> = (0..5000).collect();
         order.sort_by(|&a, &b| p[b].total_cmp(&p[a]));
         let before = |n: usize| order[..n].iter().map(|&i| p[i]).sum::<f64>();
-        let cut = (0..5000).position(|n| before(n) >= 0.6).unwrap();
+        let cut = (0..5000).position(|n| before(n) >= 0.8).unwrap();
         let kept = &order[..cut];
-        let drawn = shares(Sampling { top_p: 0.6, ..ALL }, &logits);
+        let drawn = shares(Sampling { top_p: 0.8, ..ALL }, &logits);
         assert!(drawn.iter().enumerate().all(|(i, &n)| n == 0.0 || kept.contains(&i)));
         assert!(kept.len() > 1024 && kept.iter().filter(|&&i| drawn[i] > 0.0).count() > kept.len() * 9 / 10);
     }

@@ -1,6 +1,6 @@
 //! What distinguishes one family of decoders from another: fields, read from GGUF metadata or a config.json.
 
-use dreamseed_kernels::Activation;
+use dreamseed_kernels::{Activation, RopeKind};
 use serde::Deserialize;
 
 use crate::{
@@ -86,6 +86,8 @@ pub struct Config {
     pub embedding_scale: f32,
     /// Gate of the feed-forward network.
     pub activation: Activation,
+    /// Whether the embeddings are the output matrix too.
+    pub tied: bool,
     /// Logits become `c tanh(logit / c)`.
     pub logit_softcap: Option<f32>,
     /// Added to stored norm weights (checkpoints of Gemma store weight - 1; GGUF has it added already).
@@ -144,7 +146,7 @@ impl Config {
             context: keys.needed("context_length")?,
             eps: keys.f64("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-6) as f32,
             rope: Rope {
-                neox: family != Family::Llama,
+                kind: if family == Family::Llama { RopeKind::Interleaved } else { RopeKind::HalfSplit },
                 dims: keys.usize("rope.dimension_count")?.unwrap_or(head_dim),
                 base: keys.f64("rope.freq_base")?.unwrap_or(10_000.0),
                 scaling: keys.scaling()?,
@@ -154,6 +156,7 @@ impl Config {
             attention_scale: if gemma && layers == 62 { (dim / heads) as f32 } else { head_dim as f32 }.sqrt().recip(),
             embedding_scale: if gemma { (dim as f32).sqrt() } else { 1.0 },
             activation: if gemma { Activation::GeluTanh } else { Activation::Silu },
+            tied: gguf.tensor("output.weight").is_none(),
             logit_softcap: keys.f64("final_logit_softcapping")?.map(|c| c as f32),
             norm_offset: 0.0,
         };
@@ -181,7 +184,8 @@ impl Config {
         let heads = json.num_attention_heads.max(1);
         let head_dim = json.head_dim.unwrap_or(json.hidden_size / heads);
         let parameters = json.rope_parameters.or(json.rope_scaling);
-        let base = json.rope_theta.or(parameters.as_ref().and_then(|p| p.rope_theta)).unwrap_or(10_000.0);
+        let base = json.rope_theta.or(parameters.as_ref().and_then(|p| p.rope_theta));
+        let base = base.unwrap_or(if gemma { 1e6 } else { 1e4 });
         let scalar = json.query_pre_attn_scalar.unwrap_or(head_dim as f64);
         let config = Self {
             family,
@@ -194,7 +198,12 @@ impl Config {
             head_dim,
             context: json.max_position_embeddings,
             eps: json.rms_norm_eps as f32,
-            rope: Rope { neox: true, dims: head_dim, base, scaling: parameters.map_or(Ok(Scaling::None), RopeJson::scaling)? },
+            rope: Rope {
+                kind: RopeKind::HalfSplit,
+                dims: head_dim,
+                base,
+                scaling: parameters.map_or(Ok(Scaling::None), RopeJson::scaling)?,
+            },
             local: gemma_local(
                 family,
                 json.sliding_window,
@@ -204,6 +213,7 @@ impl Config {
             attention_scale: scalar.sqrt().recip() as f32,
             embedding_scale: if gemma { (json.hidden_size as f32).sqrt() } else { 1.0 },
             activation: if gemma { Activation::GeluTanh } else { Activation::Silu },
+            tied: json.tie_word_embeddings.unwrap_or(gemma),
             logit_softcap: json.final_logit_softcapping,
             norm_offset: if gemma { 1.0 } else { 0.0 },
         };
@@ -313,6 +323,7 @@ struct Json {
     sliding_window_pattern: Option<usize>,
     query_pre_attn_scalar: Option<f64>,
     final_logit_softcapping: Option<f32>,
+    tie_word_embeddings: Option<bool>,
 }
 
 #[derive(Deserialize)]

@@ -10,14 +10,13 @@ mod weights;
 
 use std::path::Path;
 
-use dreamseed_kernels::{Epilogue, Matrix, Pool, Product, linear, linear_many, simd};
+use dreamseed_kernels::{
+    Cached, Epilogue, Matrix, Pool, Product, add_in_place, attention_cached, cpu::math::gated, linear, linear_many, rms_norm,
+    rms_norm_in_place, rope, simd,
+};
 
 use crate::{
-    layers::{
-        attention::{self, Shape},
-        norm::{rms_norm, rms_norm_in_place},
-        rope::{Frequencies, Rope, Scaling},
-    },
+    layers::rope::{Frequencies, Rope, Scaling},
     weights::{Result as WeightsResult, gguf::Gguf},
 };
 
@@ -61,7 +60,7 @@ pub enum Error {
 pub enum Logits {
     /// Those after the last token: (vocab).
     Last,
-    /// Those after each token: (n, vocab).
+    /// Those after each token: (n, vocab), which is n times the vocabulary's size in memory.
     All,
 }
 
@@ -158,9 +157,9 @@ impl Decoder {
                 x.iter_mut().for_each(|x| *x *= self.config.embedding_scale);
             }
         }
-        self.global.table(state.len, n, &mut state.global);
+        self.global.fill(state.len, n, &mut state.global);
         if self.config.local.is_some() {
-            self.local.table(state.len, n, &mut state.local);
+            self.local.fill(state.len, n, &mut state.local);
         }
         for layer in 0..self.config.layers {
             self.attention(pool, state, layer, n);
@@ -170,35 +169,37 @@ impl Decoder {
     }
 
     fn attention(&self, pool: &Pool, state: &mut State, layer: usize, n: usize) {
-        let Config { dim, heads, kv_heads, head_dim, eps, attention_scale: scale, .. } = self.config;
-        let (q_dim, kv_dim, past) = (heads * head_dim, self.config.kv_dim(), state.len);
+        let Config { dim, heads, head_dim, eps, attention_scale: scale, .. } = self.config;
+        let (q_dim, kv_dim) = (heads * head_dim, self.config.kv_dim());
         let w = &self.weights.layers[layer];
         let local = self.config.local(layer);
-        let (frequencies, table) = if local.is_some() { (&self.local, &state.local) } else { (&self.global, &state.global) };
         let (x, h) = (&mut state.x[..n * dim], &mut state.h[..n * dim]);
-        let q = &mut state.q[..n * q_dim];
-        let new = past * kv_dim..(past + n) * kv_dim;
-        let (k, v) = (&mut state.keys[layer][new.clone()], &mut state.values[layer][new]);
-        // 2. norm, then query, key and value, the latter two straight into the cache
-        rms_norm(x, &w.attn_norm, eps, h);
-        let mut products = [(&w.wq, &mut *q, &w.bq), (&w.wk, &mut *k, &w.bk), (&w.wv, v, &w.bv)].map(|(weights, out, bias)| {
-            Product { weights, out, epilogue: Epilogue { bias: bias.as_deref(), ..Epilogue::default() } }
-        });
+        let (q, attended) = (&mut state.q[..n * q_dim], &mut state.attended[..n * q_dim]);
+        let (k, v) = (&mut state.k[..n * kv_dim], &mut state.v[..n * kv_dim]);
+        // 2. norm, then query, key and value
+        rms_norm(pool, x, &w.attn_norm, eps, h);
+        let mut products =
+            [(&w.wq, &mut *q, &w.bq), (&w.wk, &mut *k, &w.bk), (&w.wv, &mut *v, &w.bv)].map(|(weights, out, bias)| Product {
+                weights,
+                out,
+                epilogue: Epilogue { bias: bias.as_deref(), ..Epilogue::default() },
+            });
         linear_many(pool, h, &mut products);
         // 3. norms of the heads and rotary embedding
-        for (heads, norm, of_heads) in [(q, &w.q_norm, heads), (k, &w.k_norm, kv_heads)] {
+        let table = if local.is_some() { &state.local } else { &state.global };
+        let rotary = self.config.rope.dims;
+        let turn = dreamseed_kernels::Rope { kind: self.config.rope.kind, cos: &table.cos, sin: &table.sin, rotary };
+        for (rows, norm) in [(&mut *q, &w.q_norm), (&mut *k, &w.k_norm)] {
             if let Some(norm) = norm {
-                rms_norm_in_place(heads, norm, eps);
+                rms_norm_in_place(pool, rows, norm, eps);
             }
-            let half = self.config.rope.dims / 2;
-            for (row, table) in heads.chunks_exact_mut(of_heads * head_dim).zip(table.chunks_exact(half)) {
-                row.chunks_exact_mut(head_dim).for_each(|head| frequencies.rotate(head, table));
-            }
+            rope(pool, &turn, rows, head_dim, &state.positions[..n]);
         }
-        // 4. attention over the cache
-        let shape = Shape { heads, kv_heads, head_dim, past, window: local.map(|l| l.window), scale };
-        let attended = &mut state.attended[..n * q_dim];
-        attention::causal(pool, shape, &state.q[..n * q_dim], &state.keys[layer], &state.values[layer], attended);
+        // 4. attention over the cache, the new positions among it
+        let cache = &mut state.caches[layer];
+        cache.append(k, v);
+        let window = local.map(|l| l.window);
+        attention_cached(pool, &mut [Cached { q, cache, heads, scale, window, out: attended }]);
         // 5. output, onto the residual stream
         add_product(pool, attended, (&w.wo, w.bo.as_deref()), &w.post_attn_norm, eps, (h, x));
     }
@@ -209,7 +210,7 @@ impl Decoder {
         let (x, h) = (&mut state.x[..n * dim], &mut state.h[..n * dim]);
         let (gate, up) = (&mut state.gate[..n * hidden], &mut state.up[..n * hidden]);
         // 6. norm, then gate and up
-        rms_norm(x, &w.ffn_norm, eps, h);
+        rms_norm(pool, x, &w.ffn_norm, eps, h);
         let mut products = [(&w.w_gate, &mut *gate), (&w.w_up, &mut *up)].map(|(weights, out)| Product {
             weights,
             out,
@@ -219,7 +220,7 @@ impl Decoder {
         // 7. gate, then down, onto the residual stream
         let level = simd::level();
         pool.for_each_chunk(gate, hidden, |row, gate| {
-            dreamseed_kernels::cpu::math::gated(level, activation, gate, &up[row * hidden..(row + 1) * hidden]);
+            gated(level, activation, gate, &up[row * hidden..(row + 1) * hidden]);
         });
         add_product(pool, gate, (&w.w_down, None), &w.post_ffn_norm, eps, (h, x));
     }
@@ -230,7 +231,7 @@ impl Decoder {
         let n = rows.len();
         let h = &mut state.h[..n * dim];
         // 8. last norm, then logits
-        rms_norm(&state.x[rows.start * dim..rows.end * dim], &self.weights.output_norm, eps, h);
+        rms_norm(pool, &state.x[rows.start * dim..rows.end * dim], &self.weights.output_norm, eps, h);
         let logits = &mut state.logits[to * vocab..(to + n) * vocab];
         let output = self.weights.output.as_ref().unwrap_or(&self.weights.embeddings);
         linear(pool, h, output, logits, Epilogue::default());
@@ -253,8 +254,8 @@ fn add_product(
         return linear(pool, input, w, residual, Epilogue { bias, accumulate: true, ..Epilogue::default() });
     };
     linear(pool, input, w, scratch, Epilogue { bias, ..Epilogue::default() });
-    rms_norm_in_place(scratch, norm, eps);
-    residual.iter_mut().zip(scratch).for_each(|(r, s)| *r += *s);
+    rms_norm_in_place(pool, scratch, norm, eps);
+    add_in_place(residual, scratch);
 }
 
 #[cfg(test)]

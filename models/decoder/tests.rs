@@ -42,8 +42,9 @@ fn equals_transformers() {
         let wanted = file.tensor("out.logits").unwrap().values.into_f32();
         let mut state = decoder.new_state(64);
         let logits = decoder.forward(&pool, &mut state, &prompt, Logits::All).unwrap();
+        // The cache holds keys and values as f16 (11 bits): with an f32 cache the difference is below 1e-4.
         let error = apart(&wanted, logits);
-        assert!(error < 1e-4, "{name}: {error}");
+        assert!(error < 1e-3, "{name}: {error}");
         let mut tokens = prompt.clone();
         let mut next = argmax(&logits[logits.len() - decoder.config().vocab..]);
         let greedy = integers(&file, "out.greedy");

@@ -224,8 +224,7 @@ impl Weights {
             });
         }
         let embeddings = files.matrix("token_embd.weight", vocab, dim, config)?;
-        let has_output = files.has("output.weight", config);
-        let output = has_output.then(|| files.matrix("output.weight", vocab, dim, config)).transpose()?;
+        let output = (!config.tied).then(|| files.matrix("output.weight", vocab, dim, config)).transpose()?;
         let factors = config.rope.dims / 2;
         let has_factors = files.has("rope_freqs.weight", config);
         let rope_factors = has_factors.then(|| files.vector("rope_freqs.weight", factors, config)).transpose()?;

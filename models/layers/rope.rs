@@ -1,4 +1,6 @@
-//! Rotary position embedding (Su et al. 2021) and its scalings to longer contexts.
+//! Angles of the rotary position embedding (Su et al. 2021) and its scalings to longer contexts.
+
+use dreamseed_kernels::RopeKind;
 
 /// How the context is stretched beyond what the rotation was trained on.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,8 +35,8 @@ pub enum Scaling {
 /// The rotation of a family of models.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rope {
-    /// Pairs are (i, i + dims / 2) as in GPT-NeoX; otherwise (2 i, 2 i + 1) as in the first Llama.
-    pub neox: bool,
+    /// Which dimensions turn together.
+    pub kind: RopeKind,
     /// How many dimensions of a head are rotated; even.
     pub dims: usize,
     /// Base of the wavelengths.
@@ -50,7 +52,15 @@ pub struct Frequencies {
     pub radians: Vec<f32>,
     /// Cosine and sine times this.
     pub magnitude: f32,
-    neox: bool,
+}
+
+/// Cosines and sines of the positions of a pass.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    /// (n, dims / 2)
+    pub cos: Vec<f32>,
+    /// (n, dims / 2)
+    pub sin: Vec<f32>,
 }
 
 impl Rope {
@@ -67,7 +77,7 @@ impl Rope {
             Scaling::Yarn { factor, .. } if factor > 1.0 => 1.0 + 0.1 * factor.ln(),
             _ => 1.0,
         };
-        Frequencies { radians: radians.collect(), magnitude: magnitude as f32, neox: self.neox }
+        Frequencies { radians: radians.collect(), magnitude: magnitude as f32 }
     }
 
     fn scaled(&self, radians: f64, pair: usize) -> f64 {
@@ -92,28 +102,15 @@ impl Rope {
 }
 
 impl Frequencies {
-    /// Cosines and sines of positions `from..from + n`, into `out`: (n, dims / 2) pairs.
-    pub fn table(&self, from: usize, n: usize, out: &mut Vec<[f32; 2]>) {
-        out.clear();
+    /// Fills `table` for positions `from..from + n`.
+    pub fn fill(&self, from: usize, n: usize, table: &mut Table) {
+        table.cos.clear();
+        table.sin.clear();
         for position in from..from + n {
-            out.extend(self.radians.iter().map(|r| {
-                let (sin, cos) = (position as f32 * r).sin_cos();
-                [cos * self.magnitude, sin * self.magnitude]
-            }));
-        }
-    }
-
-    /// Rotates one head in place. `x`: (head_dim), `table`: (dims / 2) of its position.
-    pub fn rotate(&self, x: &mut [f32], table: &[[f32; 2]]) {
-        if self.neox {
-            let (a, b) = x[..2 * table.len()].split_at_mut(table.len());
-            for ((a, b), [cos, sin]) in a.iter_mut().zip(b).zip(table) {
-                (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
-            }
-        } else {
-            for (pair, [cos, sin]) in x.chunks_exact_mut(2).zip(table) {
-                let (a, b) = (pair[0], pair[1]);
-                (pair[0], pair[1]) = (a * cos - b * sin, a * sin + b * cos);
+            for radians in &self.radians {
+                let (sin, cos) = (position as f32 * radians).sin_cos();
+                table.cos.push(cos * self.magnitude);
+                table.sin.push(sin * self.magnitude);
             }
         }
     }
@@ -124,7 +121,7 @@ mod tests {
     use super::*;
 
     fn rope(scaling: Scaling) -> Rope {
-        Rope { neox: true, dims: 64, base: 10_000.0, scaling }
+        Rope { kind: RopeKind::HalfSplit, dims: 64, base: 10_000.0, scaling }
     }
 
     #[test]
@@ -153,19 +150,15 @@ mod tests {
     }
 
     #[test]
-    fn both_pairings_rotate_by_the_same_angles() {
-        for neox in [false, true] {
-            let f = Rope { neox, ..rope(Scaling::None) }.frequencies(&[]);
-            let mut table = Vec::new();
-            f.table(3, 1, &mut table);
-            let mut x = [0.0; 66];
-            let pair = if neox { [1, 33] } else { [2, 3] };
-            x[pair[0]] = 1.0;
-            x[65] = 5.0; // not rotated
-            f.rotate(&mut x, &table);
-            let angle = 3.0 * f.radians[1];
-            assert!((x[pair[0]] - angle.cos()).abs() < 1e-6 && (x[pair[1]] - angle.sin()).abs() < 1e-6);
-            assert_eq!(x[65], 5.0);
+    fn tables_hold_the_angles_of_their_positions() {
+        let f = rope(Scaling::Yarn { factor: 2.0, original: 64 }).frequencies(&[]);
+        let mut table = Table::default();
+        f.fill(3, 2, &mut table);
+        assert_eq!((table.cos.len(), table.sin.len()), (64, 64));
+        for (at, angle) in [(1, 3.0 * f.radians[1]), (32 + 5, 4.0 * f.radians[5])] {
+            assert!((table.cos[at] - angle.cos() * f.magnitude).abs() < 1e-6);
+            assert!((table.sin[at] - angle.sin() * f.magnitude).abs() < 1e-6);
         }
+        assert!((f.magnitude - 1.0693).abs() < 1e-4);
     }
 }
