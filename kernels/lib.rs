@@ -1,8 +1,32 @@
 //! The arithmetic of dreamseed: everything hot, and the only crate with `unsafe`.
 //!
-//! Weights live in a [`Matrix`], packed once at load for the widest instruction set the processor has (runtime dispatch, see
-//! [`simd`]); [`linear`] multiplies activations by it, one row (decode: GEMV) or many (prefill, encoders: blocked GEMM). All
-//! parallel work runs on a [`Pool`] that the caller passes in. Results do not depend on the number of threads.
+//! Weights live in a [`Matrix`], packed once at load at their native bit size for the widest vectors; [`linear`] multiplies
+//! activations by it, one row (decode: GEMV) or many (prefill, encoders: blocked GEMM), with bias, activation and residual sum
+//! fused. All parallel work runs on a [`Pool`] that the caller passes in. The instruction set is found at run time ([`simd`]).
+//!
+//! | what | where |
+//! |---|---|
+//! | products | [`linear`]; [`linear_many`] for several that share their input (query, key and value; gate and up) |
+//! | weights | [`Matrix::from_f32`], [`Matrix::from_f16`], [`Matrix::from_bf16`], [`Matrix::from_blocks`] (ggml); [`Matrix::row`] looks a row up |
+//! | attention | [`attention_dense`] (encoders, cross attention), [`attention_cached`] (prefill and decode over a [`KvCache`]) |
+//! | rows | [`rms_norm`], [`layer_norm`], [`softmax`], [`log_softmax`], [`rope`], [`cpu::math::gated`] |
+//! | formats | [`quant::dequantize`], exactly as ggml does |
+//!
+//! A row's result depends neither on the number of threads nor on the rows computed beside it: work is split by shape, sums
+//! over k and over keys run in one order. A token decoded alone and the same token verified in a batch are equal bit by bit.
+//! AArch64 runs the portable code, which the compiler vectorises for NEON with dot products.
+//!
+//! ```
+//! use dreamseed_kernels::{Activation, Epilogue, Matrix, Pool, linear};
+//!
+//! let pool = Pool::new(Pool::default_threads());
+//! let w = Matrix::from_f32(2, 3, &[1.0, 0.0, 0.0, 0.0, 1.0, 1.0])?;
+//! let mut out = [0.0; 2];
+//! let epilogue = Epilogue { bias: Some(&[0.5, -9.0]), activation: Activation::Relu, ..Default::default() };
+//! linear(&pool, &[1.0, 2.0, 3.0], &w, &mut out, epilogue);
+//! assert_eq!(out, [1.5, 0.0]);
+//! # Ok::<(), dreamseed_kernels::MatrixError>(())
+//! ```
 
 pub mod cpu;
 pub mod linear;

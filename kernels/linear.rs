@@ -452,6 +452,8 @@ pub(crate) mod tests {
             assert!(matches!(Matrix::from_blocks(kind, 1, block + 1, &vec![0; size]), Err(MatrixError::Ragged { .. })));
             assert!(matches!(Matrix::from_blocks(kind, 2, block, &vec![0; size]), Err(MatrixError::Size { .. })));
             assert!(Matrix::from_blocks(kind, usize::MAX, block * 2, &[]).is_err());
+            let most = usize::MAX / block * block;
+            assert!(Matrix::from_blocks(kind, 1, most, &[]).is_err());
             assert!(Matrix::from_blocks(kind, 0, block, &[]).is_ok());
             assert!(Matrix::from_blocks(kind, 3, 0, &[]).is_ok());
         }

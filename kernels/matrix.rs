@@ -76,9 +76,9 @@ impl Matrix {
         if !cols.is_multiple_of(block) {
             return Err(MatrixError::Ragged { kind, cols, block });
         }
-        let stride = cols / block * size; // of a row; the division comes first: cols may be anything
-        if rows.checked_mul(stride) != Some(bytes.len()) {
-            let wanted = rows.saturating_mul(stride);
+        let wanted = (cols / block).checked_mul(size).and_then(|row| row.checked_mul(rows));
+        if wanted != Some(bytes.len()) {
+            let wanted = wanted.unwrap_or(usize::MAX);
             return Err(MatrixError::Size { kind, rows, cols, wanted, seen: bytes.len() });
         }
         match kind {

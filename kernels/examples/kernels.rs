@@ -3,7 +3,8 @@
 //! Prints read bandwidth and peak of f32 multiply-adds, then per type and shape GB/s of weights (GEMV) and GOPS (GEMM, two
 //! operations a multiply-add). Times are minima over repetitions.
 
-use dreamseed_kernels::{BlockType, Epilogue, Matrix, Pool, linear, simd};
+use dreamseed_kernels::{BlockType, Cached, Dense, Epilogue, KvCache, Matrix, Pool};
+use dreamseed_kernels::{attention_cached, attention_dense, linear, simd};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -108,6 +109,47 @@ fn main() {
             let (x, mut out) = (noise(m * k), vec![0.0; m * n]);
             let seconds = best(|| linear(&pool, &x, &w, &mut out, Epilogue::default()));
             println!("{:<14?} {m:>5} {n:>5} {k:>5} {:>8.0}", kind, 2.0 * (m * n * k) as f64 / seconds / 1e9);
+        }
+    }
+    attention(&pool);
+}
+
+/// An encoder's attention, and decode and prefill over caches of two lengths.
+fn attention(pool: &Pool) {
+    println!("\nattention");
+    let (len, d) = (1500, 512);
+    let (x, mut out) = (noise(len * d), vec![0.0; len * d]);
+    let (q, k, v) = (&x[..], &x[..], &x[..]);
+    let (q_len, kv_len, q_stride, kv_stride, heads, kv_heads, head_dim) = (len, len, d, d, 8, 8, 64);
+    let causal = false;
+    let a = Dense { q, k, v, q_len, kv_len, q_stride, kv_stride, heads, kv_heads, head_dim, scale: 0.125, causal };
+    let seconds = best(|| attention_dense(pool, &a, &mut out));
+    println!(
+        "dense {len} x {len}, 8 heads of 64: {:.2} ms, {:.0} GFLOPS",
+        seconds * 1e3,
+        4e-9 * (len * len * d) as f64 / seconds
+    );
+    for (heads, kv_heads, head_dim) in [(9, 3, 64), (4, 1, 256), (32, 8, 128)] {
+        for len in [128, 2048] {
+            let mut cache = KvCache::new(kv_heads, head_dim, len);
+            let row = noise(len * kv_heads * head_dim);
+            cache.append(&row, &row);
+            let caches = vec![cache; (64usize << 20).div_ceil(len * kv_heads * head_dim * 4)];
+            let mut turn = caches.iter().cycle();
+            for tokens in [1, 128] {
+                let (q, mut out) = (noise(tokens * heads * head_dim), vec![0.0; tokens * heads * head_dim]);
+                let mut one = |cache| {
+                    let job = Cached { q: &q, cache, heads, scale: 0.125, window: None, out: &mut out };
+                    attention_cached(pool, &mut [job]);
+                };
+                let seconds = best(|| one(turn.next().unwrap()));
+                let bytes = (len * kv_heads * head_dim * 4) as f64 / seconds / 1e9;
+                let rate = 4e-9 * (tokens * (len - tokens / 2) * heads * head_dim) as f64 / seconds;
+                println!(
+                    "{tokens:>4} of {len:>4}, {heads}/{kv_heads} heads of {head_dim}: {:.1} us, {bytes:.1} GB/s, {rate:.0} GFLOPS",
+                    seconds * 1e6
+                );
+            }
         }
     }
 }
