@@ -1,12 +1,12 @@
 //! The arithmetic of dreamseed: everything hot, and the only crate with `unsafe`.
 //!
-//! Weights live in a [`Matrix`], packed once at load at their native bit size for the widest vectors; [`linear`] multiplies
+//! Weights live in a [`Matrix`], packed once at load at their native bit size for the widest vectors; [`linear()`] multiplies
 //! activations by it, one row (decode: GEMV) or many (prefill, encoders: blocked GEMM), with bias, activation and residual sum
 //! fused. All parallel work runs on a [`Pool`] that the caller passes in. The instruction set is found at run time ([`simd`]).
 //!
 //! | what | where |
 //! |---|---|
-//! | products | [`linear`]; [`linear_many`] for several that share their input (query, key and value; gate and up) |
+//! | products | [`linear()`]; [`linear_many`] for several that share their input (query, key and value; gate and up) |
 //! | weights | [`Matrix::from_f32`], [`Matrix::from_f16`], [`Matrix::from_bf16`], [`Matrix::from_blocks`] (ggml); [`Matrix::row`] looks a row up |
 //! | attention | [`attention_dense`] (encoders, cross attention), [`attention_cached`] (prefill and decode over a [`KvCache`]) |
 //! | rows | [`rms_norm`], [`layer_norm`], [`softmax`], [`log_softmax`], [`rope`], [`cpu::math::gated`] |

@@ -1,6 +1,6 @@
 //! Attention: softmax(q k^T scale) v, blocked over the keys with a running softmax (flash attention).
 //!
-//! Keys are taken in chunks of [`CHUNK`] positions, each with its own maximum and sum; chunks are merged in order. One query
+//! Keys are taken in chunks of 128 positions, each with its own maximum and sum; chunks are merged in order. One query
 //! over a long context spreads its chunks over the threads, many queries spread over the threads themselves: both do the same
 //! arithmetic, so a query's result depends neither on the threads nor on the queries beside it.
 
