@@ -1,12 +1,10 @@
-//! Softmax attention on top of the matrix product: keys and values of a head become packed matrices, so that scores and sums
-//! run as GEMM (encoder, prompt) or GEMV (one token).
+//! The decoder's attention. Across to the audio: keys and values of a head become packed matrices once a window, so that each
+//! token's scores and sums are products like all others, and its weights are at hand for the times of words. Over the tokens:
+//! plain loops, a few hundred positions at most.
 
 use dreamseed_kernels::{Epilogue, Matrix, MatrixError, Pool, linear};
 
 use super::math::{dot, softmax};
-
-/// Rows of queries that one task handles: their scores against 1500 keys stay in the second-level cache.
-const QUERY_ROWS: usize = 64;
 
 /// Keys and values of one layer, packed by head.
 pub(super) struct Packed {
@@ -48,33 +46,16 @@ impl Packed {
         Ok(Self { keys, values, positions })
     }
 
-    /// Every query sees every key. `queries`: rows of `stride` floats, the heads' queries first; `out`: (rows, heads x head_dim).
-    pub(super) fn attend_all(&self, pool: &Pool, queries: &[f32], stride: usize, out: &mut [f32]) {
-        let (heads, head_dim) = (self.keys.len(), self.keys[0].cols());
-        pool.for_each_chunk(out, QUERY_ROWS * heads * head_dim, |block, out| {
-            let rows = out.len() / (heads * head_dim);
-            let mut work = vec![0.0; rows * self.work_per_row()];
-            let queries = &queries[block * QUERY_ROWS * stride..];
-            for head in 0..heads {
-                self.one_head(pool, head, Rows { data: queries, stride, count: rows }, &mut work);
-                let sums = &work[rows * (head_dim + self.positions)..];
-                for (out, sum) in out.chunks_exact_mut(heads * head_dim).zip(sums.chunks_exact(head_dim)) {
-                    out[head * head_dim..][..head_dim].copy_from_slice(sum);
-                }
-            }
-        });
-    }
-
-    /// The same for few queries, one task a head. `work` is (heads, rows x work_per_row) and holds the weights afterwards: see
+    /// Every query sees every key, one task a head. `queries` and `out`: (rows, heads x head_dim). `work` is (heads, rows x work_per_row) and holds the weights afterwards: see
     /// [`Self::weights`].
-    pub(super) fn attend_few(&self, pool: &Pool, queries: &[f32], work: &mut Vec<f32>, out: &mut [f32]) {
+    pub(super) fn attend(&self, pool: &Pool, queries: &[f32], work: &mut Vec<f32>, out: &mut [f32]) {
         let (heads, head_dim) = (self.keys.len(), self.keys[0].cols());
         let d = heads * head_dim;
         let rows = queries.len() / d;
         let chunk = rows * self.work_per_row();
         work.resize(heads * chunk, 0.0);
         pool.for_each_chunk(work, chunk, |head, work| {
-            self.one_head(pool, head, Rows { data: queries, stride: d, count: rows }, work);
+            self.one_head(pool, head, queries, work);
         });
         for (head, work) in work.chunks_exact(chunk).enumerate() {
             let sums = &work[rows * (head_dim + self.positions)..];
@@ -84,7 +65,7 @@ impl Packed {
         }
     }
 
-    /// The weights (rows, positions) of one head that [`Self::attend_few`] left in `work`.
+    /// The weights (rows, positions) of one head that [`Self::attend`] left in `work`.
     pub(super) fn weights<'a>(&self, work: &'a [f32], head: usize, rows: usize) -> &'a [f32] {
         let start = head * rows * self.work_per_row() + rows * self.keys[0].cols();
         &work[start..][..rows * self.positions]
@@ -95,11 +76,12 @@ impl Packed {
         2 * self.keys[0].cols() + self.positions
     }
 
-    fn one_head(&self, pool: &Pool, head: usize, queries: Rows, work: &mut [f32]) {
-        let head_dim = self.keys[0].cols();
-        let (q, rest) = work.split_at_mut(queries.count * head_dim);
-        let (scores, sums) = rest.split_at_mut(queries.count * self.positions);
-        for (q, row) in q.chunks_exact_mut(head_dim).zip(queries.data.chunks(queries.stride)) {
+    fn one_head(&self, pool: &Pool, head: usize, queries: &[f32], work: &mut [f32]) {
+        let (head_dim, d) = (self.keys[0].cols(), self.keys.len() * self.keys[0].cols());
+        let rows = queries.len() / d;
+        let (q, rest) = work.split_at_mut(rows * head_dim);
+        let (scores, sums) = rest.split_at_mut(rows * self.positions);
+        for (q, row) in q.chunks_exact_mut(head_dim).zip(queries.chunks_exact(d)) {
             q.copy_from_slice(&row[head * head_dim..][..head_dim]);
         }
         linear(pool, q, &self.keys[head], scores, Epilogue::default());
@@ -107,12 +89,6 @@ impl Packed {
         scores.chunks_exact_mut(self.positions).for_each(|row| softmax(row, scale));
         linear(pool, scores, &self.values[head], sums, Epilogue::default());
     }
-}
-
-struct Rows<'a> {
-    data: &'a [f32],
-    stride: usize,
-    count: usize,
 }
 
 /// Keys and values that grow by one position a token: (sequences, capacity, state) each.
@@ -213,12 +189,10 @@ mod tests {
         for threads in [1, 2] {
             let pool = Pool::new(threads);
             let packed = Packed::new(&pool, &qkv, layout).unwrap();
-            let mut out = vec![0.0; positions * d];
-            packed.attend_all(&pool, &qkv, 3 * d, &mut out);
-            close(&out, &wanted);
+            let mut out = vec![0.0; 4 * d];
             let mut work = Vec::new();
-            packed.attend_few(&pool, &q[..4 * d], &mut work, &mut out[..4 * d]);
-            close(&out[..4 * d], &wanted[..4 * d]);
+            packed.attend(&pool, &q[..4 * d], &mut work, &mut out);
+            close(&out, &wanted[..4 * d]);
             let sum: f32 = packed.weights(&work, 1, 4)[..positions].iter().sum();
             assert!((sum - 1.0).abs() < 1e-5);
         }

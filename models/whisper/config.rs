@@ -41,6 +41,8 @@ impl Config {
             ("decoder layers", self.n_text_layer, 1, 256),
             ("decoder heads", self.n_text_head, 1, 256),
             ("state", self.n_state, 1, 1 << 14),
+            ("encoder MLP units", self.n_ffn[0], 1, 1 << 17),
+            ("decoder MLP units", self.n_ffn[1], 1, 1 << 17),
             ("tokens", self.n_vocab, 1, 1 << 20),
         ];
         for (what, seen, low, high) in ranges {
@@ -105,7 +107,10 @@ pub(super) fn alignment_heads(config: &Config, settings: &Settings) -> Result<Ve
             return Err(Error::Unsupported(format!("config.json: alignment head ({layer}, {head}); the model has {allowed}")));
         }
     }
-    Ok(if given.is_empty() { upper_half(config) } else { given.clone() })
+    let mut heads = given.clone();
+    heads.sort_unstable();
+    heads.dedup();
+    Ok(if heads.is_empty() { upper_half(config) } else { heads })
 }
 
 fn upper_half(config: &Config) -> Vec<(usize, usize)> {

@@ -1,6 +1,6 @@
 //! Weights of Whisper from CTranslate2's `model.bin` or the hub's `model.safetensors`, into the same structures.
 
-use dreamseed_kernels::Matrix;
+use dreamseed_kernels::{Matrix, Pool};
 
 use super::config::{Config, Settings};
 use crate::weights::{Error, Result, Tensor, Values, ct2, safetensors};
@@ -105,8 +105,8 @@ impl Store {
         Ok(config)
     }
 
-    /// Reads and packs all weights.
-    pub(super) fn weights(&self, config: &Config) -> Result<Weights> {
+    /// Reads and packs all weights, layers in parallel.
+    pub(super) fn weights(&self, pool: &Pool, config: &Config) -> Result<Weights> {
         let (d, names) = (config.n_state, self.names());
         let layer = |side: &'static str, i: usize| -> Result<(SelfAttention, Mlp)> {
             let attention = SelfAttention {
@@ -122,21 +122,19 @@ impl Store {
             };
             Ok((attention, mlp))
         };
-        let encoder = (0..config.n_audio_layer)
-            .map(|i| layer("encoder", i).map(|(attention, mlp)| EncoderLayer { attention, mlp }))
-            .collect::<Result<_>>()?;
-        let decoder = (0..config.n_text_layer)
-            .map(|i| {
-                let (attention, mlp) = layer("decoder", i)?;
-                let cross = CrossAttention {
-                    norm: self.norm(&names.norm("decoder", i, names.cross_norm), d)?,
-                    q: self.linear(&[(names.layer("decoder", i, names.cross_q), d)], d)?,
-                    kv: self.linear(&names.parts("decoder", i, names.cross_kv, d), d)?,
-                    out: self.linear(&[(names.layer("decoder", i, names.cross_out), d)], d)?,
-                };
-                Ok(DecoderLayer { attention, cross, mlp })
-            })
-            .collect::<Result<_>>()?;
+        let encoder = parallel(pool, config.n_audio_layer, |i| {
+            layer("encoder", i).map(|(attention, mlp)| EncoderLayer { attention, mlp })
+        })?;
+        let decoder = parallel(pool, config.n_text_layer, |i| {
+            let (attention, mlp) = layer("decoder", i)?;
+            let cross = CrossAttention {
+                norm: self.norm(&names.norm("decoder", i, names.cross_norm), d)?,
+                q: self.linear(&[(names.layer("decoder", i, names.cross_q), d)], d)?,
+                kv: self.linear(&names.parts("decoder", i, names.cross_kv, d), d)?,
+                out: self.linear(&[(names.layer("decoder", i, names.cross_out), d)], d)?,
+            };
+            Ok(DecoderLayer { attention, cross, mlp })
+        })?;
         Ok(Weights {
             conv1: self.conv(&names.conv(1), d, config.n_mels)?,
             conv2: self.conv(&names.conv(2), d, d)?,
@@ -249,6 +247,13 @@ impl Store {
         };
         Ok(Linear { w: matrix(name, out, 3 * channels, w)?, b: self.floats(&format!("{name}bias"), &[out])? })
     }
+}
+
+/// `load(0..count)` on all threads, in order; the first error where there is one.
+fn parallel<T: Send>(pool: &Pool, count: usize, load: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
+    let mut slots: Vec<Option<Result<T>>> = (0..count).map(|_| None).collect();
+    pool.for_each_chunk(&mut slots, 1, |i, slot| slot[0] = Some(load(i)));
+    slots.into_iter().flatten().collect()
 }
 
 fn join(above: Values, below: Values) -> Values {

@@ -99,7 +99,6 @@ impl Whisper {
     /// # Errors
     /// [`weights::Error`], naming the file, field or tensor: nothing of a Whisper, damaged files, shapes that do not fit.
     pub fn open(folder: &Path, pool: &Pool) -> weights::Result<Self> {
-        let _ = pool; // packing is bound by reading
         let mut settings = config::Settings::default();
         for name in ["config.json", "generation_config.json"] {
             let path = folder.join(name);
@@ -127,7 +126,7 @@ impl Whisper {
         let tokens = tokens::Tokens::open(folder, &config, &settings)?;
         let heads = config::alignment_heads(&config, &settings)?;
         let mel = mel::MelExtractor::new(config.n_mels);
-        let weights = store.weights(&config)?;
+        let weights = store.weights(pool, &config)?;
         Ok(Self { model: model::Model { config, weights }, tokens, mel, heads })
     }
 

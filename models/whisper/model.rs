@@ -1,7 +1,7 @@
 //! The encoder and decoder of Whisper (Radford et al. 2022; openai/whisper `model.py`): pre-norm transformers, GELU by erf,
 //! learned positions in the decoder.
 
-use dreamseed_kernels::{Activation, Epilogue, MatrixError, Pool, linear};
+use dreamseed_kernels::{Activation, Dense, Epilogue, MatrixError, Pool, attention_dense, layer_norm, linear};
 
 use super::attention::{Grown, Layout, Packed};
 use super::config::Config;
@@ -48,10 +48,7 @@ pub(super) struct Probe<'a> {
 impl Model {
     /// Runs a window of features through the encoder; the result is `state.x`.
     /// `mel`: (window_frames, n_mels), time outermost.
-    ///
-    /// # Errors
-    /// None for a checked model: packing keys cannot fail on its own shapes.
-    pub(super) fn encode(&self, pool: &Pool, mel: &[f32], state: &mut EncoderState) -> Result<(), MatrixError> {
+    pub(super) fn encode(&self, pool: &Pool, mel: &[f32], state: &mut EncoderState) {
         let (c, w) = (&self.config, &self.weights);
         let d = c.n_state;
         // 1. two convolutions over three frames each, the second of stride two
@@ -67,22 +64,35 @@ impl Model {
         // 3. layers
         state.h.resize(state.x.len(), 0.0);
         for EncoderLayer { attention, mlp } in &w.encoder {
-            let layout = Layout { heads: c.n_audio_head, head_dim: d / c.n_audio_head, stride: 3 * d, keys: d, values: 2 * d };
             project(pool, &state.x, attention, &mut state.h, &mut state.wide);
-            Packed::new(pool, &state.wide, layout)?.attend_all(pool, &state.wide, 3 * d, &mut state.h);
+            let heads = c.n_audio_head;
+            let dense = Dense {
+                q: &state.wide,
+                k: &state.wide[d..],
+                v: &state.wide[2 * d..],
+                q_len: c.n_audio_ctx,
+                kv_len: c.n_audio_ctx,
+                q_stride: 3 * d,
+                kv_stride: 3 * d,
+                heads,
+                kv_heads: heads,
+                head_dim: d / heads,
+                scale: 1.0 / ((d / heads) as f32).sqrt(),
+                causal: false,
+            };
+            attention_dense(pool, &dense, &mut state.h);
             add(pool, &state.h, &attention.out, &mut state.x);
             feed_forward(pool, mlp, &mut state.x, &mut state.h, &mut state.wide);
         }
         // 4. last norm
         state.h.copy_from_slice(&state.x);
         norm(pool, &state.h, &w.encoder_norm, &mut state.x);
-        Ok(())
     }
 
     /// Keys and values for the decoder's cross-attention over the encoder's output `audio`: (n_audio_ctx, n_state).
     ///
     /// # Errors
-    /// As [`Self::encode`].
+    /// None for a checked model: its own shapes fit.
     pub(super) fn cross(&self, pool: &Pool, audio: &[f32]) -> Result<Cross, MatrixError> {
         let d = self.config.n_state;
         let heads = self.config.n_text_head;
@@ -152,7 +162,7 @@ impl Model {
             state.wide.resize(tokens.len() * d, 0.0);
             apply(pool, &state.h, &across.q, &mut state.wide, Activation::None);
             let packed = &cross.0[layer];
-            packed.attend_few(pool, &state.wide, &mut state.work, &mut state.h);
+            packed.attend(pool, &state.wide, &mut state.work, &mut state.h);
             if let Some(Probe { heads, weights }) = probe.as_deref_mut() {
                 for ((_, head), out) in heads.iter().zip(weights).filter(|((l, _), _)| *l == layer) {
                     out.extend_from_slice(packed.weights(&state.work, *head, tokens.len()));
@@ -247,23 +257,8 @@ fn feed_forward(pool: &Pool, mlp: &Mlp, x: &mut [f32], h: &mut [f32], wide: &mut
     add(pool, wide, &mlp.down, x);
 }
 
-/// Layer norm of each row, epsilon 1e-5.
 fn norm(pool: &Pool, x: &[f32], norm: &Norm, out: &mut [f32]) {
-    const ROWS: usize = 64;
-    let d = norm.gamma.len();
-    let rows = |start: usize, out: &mut [f32]| {
-        for (x, out) in x[start..].chunks_exact(d).zip(out.chunks_exact_mut(d)) {
-            let mean = x.iter().sum::<f32>() / d as f32;
-            let variance = x.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / d as f32;
-            let scale = 1.0 / (variance + 1e-5).sqrt();
-            let affine = norm.gamma.iter().zip(&norm.beta);
-            out.iter_mut().zip(x).zip(affine).for_each(|((o, x), (g, b))| *o = (x - mean) * scale * g + b);
-        }
-    };
-    if out.len() <= ROWS * d {
-        return rows(0, out); // a step of the decoder: not worth waking anyone
-    }
-    pool.for_each_chunk(out, ROWS * d, |block, out| rows(block * ROWS * d, out));
+    layer_norm(pool, x, (&norm.gamma, &norm.beta), 1e-5, out);
 }
 
 #[cfg(test)]
@@ -303,7 +298,8 @@ mod tests {
         let settings: Settings = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
         let store = Store::Hub(safetensors::File::open(&folder.join("model.safetensors")).unwrap());
         let config = store.config(&settings).unwrap();
-        let weights = store.weights(&config).unwrap();
+        let pool = Pool::new(2);
+        let weights = store.weights(&pool, &config).unwrap();
         let model = Model { config, weights };
         let golden = safetensors::File::open(&folder.join("golden.safetensors")).unwrap();
         let floats = |name| golden.tensor(name).unwrap().values.into_f32();
@@ -311,9 +307,8 @@ mod tests {
         let (features, frames) = (floats("in.input_features"), model.config.window_frames());
         let mel: Vec<f32> =
             (0..features.len()).map(|i| features[i % model.config.n_mels * frames + i / model.config.n_mels]).collect();
-        let pool = Pool::new(2);
         let mut encoder = EncoderState::default();
-        model.encode(&pool, &mel, &mut encoder).unwrap();
+        model.encode(&pool, &mel, &mut encoder);
         let error = relative_error(&encoder.x, &floats("out.enc"));
         assert!(error < 1e-4, "encoder {error}");
 

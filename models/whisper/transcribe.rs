@@ -143,10 +143,11 @@ impl<'a> Session<'a> {
         self.window.clear();
         self.window.extend_from_slice(&self.mel.data[window.start * n_mels..after * n_mels]);
         self.window.resize(self.whisper.model.config.window_frames() * n_mels, 0.0);
-        self.whisper.model.encode(self.pool, &self.window, &mut self.encoder)?;
+        self.whisper.model.encode(self.pool, &self.window, &mut self.encoder);
         let cross = self.whisper.model.cross(self.pool, &self.encoder.x)?;
-        // 3. language, once
-        if self.transcript.language.is_empty() {
+        // 3. language, until something was said in it
+        let unknown = self.transcript.language.is_empty();
+        if unknown {
             let (id, code) = self.detect(&cross);
             self.language = Some(id);
             self.transcript.language = code;
@@ -158,6 +159,10 @@ impl<'a> Session<'a> {
         let search = self.decoder.search;
         let doubtful = outcome.no_speech_prob > search.no_speech_threshold;
         if doubtful && (outcome.avg_logprob <= search.logprob_threshold || sound.is_steady()) {
+            if unknown {
+                self.transcript.language.clear();
+                self.language = None;
+            }
             return Ok(nothing);
         }
         // 5. segments, words
