@@ -54,6 +54,9 @@ pub type Generate<'a> = dyn FnMut(&Prompt, &mut Sink) -> Result<()> + 'a;
 /// Takes the lesson's events, and says whether the caller is still there.
 pub type Send<'a> = dyn FnMut(Event) -> ControlFlow<()> + 'a;
 
+/// Sampling temperature that suits the task: the facts are given, so the likeliest words are the best, most of all for small models.
+pub const TEMPERATURE: f32 = 0.0;
+
 /// Tokens that a point may take.
 pub const MAX_TOKENS: usize = 96;
 /// Characters after which a generation is stopped, whatever the model does.

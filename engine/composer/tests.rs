@@ -351,3 +351,192 @@ fn faithful_rewrites_are_accepted() {
     // A false refusal costs a phrasing, never a wrong claim; more than one in ten would waste the model.
     assert!(refused.len() * 10 <= total, "{} of {total}\n{}", refused.len(), refused.join("\n"));
 }
+
+/// A plan with these points.
+fn plan_of(points: Vec<Point>) -> Plan {
+    let lab = crate::coach::Lab::Dance;
+    let (opening, closing) = ("Hello.".to_owned(), "Goodbye.".to_owned());
+    Plan { lab, language: Language::English, measures: Vec::new(), scores: Vec::new(), points, opening, closing }
+}
+
+fn two_points() -> Plan {
+    let second = Point { id: 2, ..sample("knee", Language::English) };
+    plan_of(vec![sample("late", Language::English), second])
+}
+
+/// A model that says these pieces, one list a point.
+fn scripted<'a>(script: &'a [&'a [&'a str]]) -> impl FnMut(&Prompt, &mut Sink) -> Result<()> + 'a {
+    move |prompt, sink| {
+        for piece in script[prompt.point - 1] {
+            if sink(piece).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn what_holds_is_taken_and_what_does_not_is_replaced() {
+    let script: [&[&str]; 2] = [
+        &["You are ", "0.21 s late", " compared with the teacher. ", "Start a little", " sooner."],
+        &["Your right knee is straighter", " than the teacher's: 110° against 85°. Bend it further."],
+    ];
+    let (mut events, plan) = (Vec::new(), two_points());
+    let lesson = Composer::new(Style::Examples)
+        .compose(plan.clone(), &mut scripted(&script), &mut |e| {
+            events.push(e);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(lesson.points[0].source, Source::Llm);
+    assert_eq!(lesson.points[0].text, "You are 0.21 s late compared with the teacher. Start a little sooner.");
+    assert_eq!(lesson.points[1].source, Source::Planner);
+    assert_eq!(lesson.points[1].text, plan.points[1].sentence);
+    assert!(lesson.points[1].reasons.iter().any(|r| r.starts_with("limb: ")), "{:?}", lesson.points[1].reasons);
+    assert_eq!(lesson.plan, plan, "nothing that the model says changes the plan");
+    let text = lesson.text();
+    assert!(text.starts_with("Hello.\nYou are 0.21 s late") && text.ends_with("\nGoodbye."));
+    // Tokens of a point, then the point.
+    let order: Vec<usize> = events
+        .iter()
+        .map(|e| match e {
+            Event::Token { point, .. } => *point,
+            Event::Point(said) => 10 * said.point.id,
+            _ => 0,
+        })
+        .collect();
+    assert_eq!(order, [1, 1, 1, 1, 1, 10, 2, 2, 20]);
+    let json = serde_json::to_value(&events[5]).unwrap();
+    assert_eq!((json["event"].as_str(), json["source"].as_str(), json["id"].as_u64()), (Some("point"), Some("llm"), Some(1)));
+    assert!((json["evidence"][0]["value"].as_f64().unwrap() - 0.213).abs() < 1e-12);
+    assert_eq!(
+        serde_json::to_value(&events[0]).unwrap(),
+        serde_json::json!({"event": "token", "point": 1, "text": "You are "})
+    );
+}
+
+#[test]
+fn a_model_that_runs_on_is_stopped() {
+    let mut pieces = 0;
+    let mut endless = |_: &Prompt, sink: &mut Sink| {
+        let texts = ["You are 0.21 s late compared with the teacher. ", "Start a little sooner. ", "And then ", "what? "];
+        for piece in texts.iter().cycle().take(10_000) {
+            pieces += 1;
+            if sink(piece).is_break() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    };
+    let plan = plan_of(vec![sample("late", Language::English)]);
+    let lesson = Composer::new(Style::Examples).compose(plan, &mut endless, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(lesson.points[0].source, Source::Llm, "{:?}", lesson.points[0].reasons);
+    assert_eq!(pieces, 2);
+    let mut silent = |_: &Prompt, sink: &mut Sink| {
+        while sink("la").is_continue() {}
+        Ok(())
+    };
+    let plan = plan_of(vec![sample("late", Language::English)]);
+    let lesson = Composer::new(Style::Examples).compose(plan, &mut silent, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(lesson.points[0].source, Source::Planner);
+}
+
+#[test]
+fn failing_models_and_leaving_callers() {
+    let mut failing = |_: &Prompt, _: &mut Sink| Err(Error::Internal("out of memory".into()));
+    let lesson =
+        Composer::new(Style::Evidence).compose(two_points(), &mut failing, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert!(lesson.points.iter().all(|p| p.source == Source::Planner && p.reasons[0].contains("out of memory")));
+    let script: [&[&str]; 2] = [&["You "], &["Your "]];
+    let gone = Composer::new(Style::Examples).compose(two_points(), &mut scripted(&script), &mut |_| ControlFlow::Break(()));
+    assert!(matches!(gone, Err(Error::Cancelled)));
+    let mut cancelled = |_: &Prompt, _: &mut Sink| Err(Error::Cancelled);
+    let gone = Composer::new(Style::Examples).compose(two_points(), &mut cancelled, &mut |_| ControlFlow::Continue(()));
+    assert!(matches!(gone, Err(Error::Cancelled)));
+}
+
+#[test]
+fn prompts_are_short_and_carry_the_exact_sentence() {
+    for language in [Language::English, Language::Korean] {
+        for p in every_point(language) {
+            for style in [Style::Examples, Style::Evidence] {
+                let prompt = Prompt::new(style, crate::coach::Lab::Speech, language, &p);
+                assert!(prompt.user.starts_with(&p.sentence));
+                let all = prompt.system.len()
+                    + prompt.user.len()
+                    + prompt.examples.iter().map(|(a, b)| a.len() + b.len()).sum::<usize>();
+                assert!(all < 2_000, "{all}");
+            }
+        }
+    }
+}
+
+/// What a model may send is hostile: the checks read any text without a panic, and control characters are always refused.
+#[test]
+fn any_text_can_be_checked() {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = |n: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % n as u64) as usize
+    };
+    let bits = [
+        "“",
+        "”",
+        "'",
+        "‘",
+        "’",
+        "\"",
+        "0",
+        "9999999999999999999999",
+        ".",
+        "..",
+        "1.",
+        "-",
+        "~",
+        "%",
+        "°",
+        "초",
+        "초당",
+        "도",
+        " ",
+        "é",
+        "😀",
+        "\u{301}",
+        "teacher",
+        "left",
+        "twice",
+        "선생님",
+        "보다",
+        ",",
+        "(",
+        "to",
+        "and",
+        "\u{7f}",
+        "s",
+        "İ",
+        "ß",
+    ];
+    for language in [Language::English, Language::Korean] {
+        for name in ["late", "knee", "lazy", "changed", "pauses", "depth"] {
+            let p = sample(name, language);
+            for _ in 0..150 {
+                let mut chars: Vec<char> = p.sentence.chars().collect();
+                for _ in 0..1 + next(6) {
+                    let at = next(chars.len() + 1);
+                    match next(3) {
+                        0 => chars.truncate(at.max(1)),
+                        _ => drop(chars.splice(at..at, bits[next(bits.len())].chars())),
+                    }
+                }
+                let text: String = chars.into_iter().collect();
+                let faults = check(language, &p, &text);
+                assert!(!text.contains('\u{7f}') || !faults.is_empty(), "{text:?}");
+                let said = accept(language, &p, &text);
+                assert!(said.source == Source::Llm || said.text == p.sentence);
+            }
+        }
+    }
+}

@@ -71,7 +71,7 @@ pub(super) fn unit(tokens: &[Token], i: usize) -> Option<Unit> {
         "db" | "decibel" | "decibels" => Unit::Decibels,
         "ms" | "millisecond" | "milliseconds" | "minutes" | "min" | "hz" | "hertz" | "syllables" | "syllable" | "beats"
         | "bpm" | "cm" | "m" | "meters" | "metres" | "inches" | "points" | "stars" | "x" | "th" | "rd" | "nd" | "hours"
-        | "octave" | "octaves" | ":" | "/" => Unit::Other,
+        | "steps" | "step" | "octave" | "octaves" | ":" | "/" => Unit::Other,
         "of" | "words" | "word" | "times" | "time" | "gestures" | "gesture" | "changes" | "bursts" | "pauses" | "pause"
         | "frames" | "changed" | "repetitions" | "were" | "a" => Unit::Plain,
         _ => return None,
