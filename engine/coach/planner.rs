@@ -77,7 +77,8 @@ fn choose(findings: &[Finding]) -> Vec<(&Finding, PointKind, f64)> {
     let faults: Vec<&Finding> = findings.iter().filter(|f| advice_weight(f).is_some()).collect();
     for (finding, weight) in strengths {
         let clear = faults.iter().all(|f| subject(f) != subject(finding));
-        if praised < limit && clear && chosen.iter().all(|(c, ..)| family(c) != family(finding)) {
+        let fresh = chosen.iter().all(|(c, ..)| c.topic != finding.topic);
+        if praised < limit && clear && fresh && chosen.iter().all(|(c, ..)| family(c) != family(finding)) {
             chosen.push((finding, PointKind::Strength, weight));
             praised += 1;
         }

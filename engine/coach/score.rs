@@ -1,7 +1,7 @@
 //! Scores: 0 to 100, each a monotone function of how far the measures lie outside of their targets.
 
 use super::{
-    Direction, Measure, Score, Target,
+    Direction, Score, Target,
     labs::Finding,
     topic::{Better, Row},
 };
@@ -33,38 +33,44 @@ fn bounds(row: Row, target: Target) -> [f64; 2] {
     }
 }
 
-/// `overall` first, then the parts in the rubric's order. A part is the mean of its findings' scores, weighted by the rubric's
-/// weight times the confidence; `overall` is the mean of all of them with the same weights. Nothing measured: no scores.
+/// `overall` first, then the parts in the rubric's order. A part is the mean of its findings' scores, each weighted by the rubric's
+/// weight times the confidence; `overall` is the mean of the parts, each weighted by the largest weight in it (eight joints are not
+/// eight times as important as the timing). Nothing measured: no scores.
 pub(super) fn scores(findings: &[Finding]) -> Vec<Score> {
-    let mut parts: Vec<(Score, f64)> = Vec::new();
-    let mut overall = (Score { name: "overall".into(), value: 0.0, measures: Vec::new() }, 0.0);
+    let new = |name: &str| Score { name: name.into(), value: 0.0, measures: Vec::new() };
+    let mut parts: Vec<(Score, f64, f64)> = Vec::new(); // sum of weighted scores, sum of weights, largest weight
     for finding in findings {
         let row = finding.topic.row();
         let weight = row.weight * finding.confidence;
         if row.score.is_empty() || weight <= 0.0 || finding.direction == Direction::Missing {
             continue;
         }
-        let at = parts.iter().position(|(s, _)| s.name == row.score).unwrap_or_else(|| {
-            parts.push((Score { name: row.score.into(), value: 0.0, measures: Vec::new() }, 0.0));
+        let at = parts.iter().position(|(s, ..)| s.name == row.score).unwrap_or_else(|| {
+            parts.push((new(row.score), 0.0, 0.0));
             parts.len() - 1
         });
-        for (score, total) in [&mut parts[at], &mut overall] {
-            score.value += weight * finding.score;
-            *total += weight;
-            push_once(&mut score.measures, &finding.measure);
+        let (score, total, largest) = &mut parts[at];
+        score.value += weight * finding.score;
+        *total += weight;
+        *largest = largest.max(weight);
+        if !score.measures.contains(&finding.measure.name) {
+            score.measures.push(finding.measure.name.clone());
         }
     }
-    if parts.is_empty() {
-        return Vec::new();
+    let weights: f64 = parts.iter().map(|p| p.2).sum();
+    let mut scores: Vec<Score> = Vec::new();
+    let mut overall = new("overall");
+    for (mut score, total, largest) in parts {
+        score.value /= total;
+        overall.value += score.value * largest / weights;
+        overall.measures.extend(score.measures.iter().cloned());
+        scores.push(score);
     }
-    parts.insert(0, overall);
-    parts.into_iter().map(|(score, total)| Score { value: score.value / total, ..score }).collect()
-}
-
-fn push_once(names: &mut Vec<String>, measure: &Measure) {
-    if !names.contains(&measure.name) {
-        names.push(measure.name.clone());
+    if !scores.is_empty() {
+        overall.value = overall.value.clamp(0.0, 100.0);
+        scores.insert(0, overall);
     }
+    scores
 }
 
 #[cfg(test)]

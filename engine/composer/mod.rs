@@ -68,12 +68,19 @@ const MAX_SENTENCES: usize = 2;
 #[derive(Clone, Copy, Debug)]
 pub struct Composer {
     style: Style,
+    continues: bool,
 }
 
 impl Composer {
     /// For a model of this style.
     pub fn new(style: Style) -> Self {
-        Self { style }
+        Self { style, continues: false }
+    }
+
+    /// For callers whose model goes on from [`Prompt::prefix`], given as the beginning of its answer, and streams only what follows.
+    /// Without it, the prefix of every prompt is empty.
+    pub fn continuing(self) -> Self {
+        Self { continues: true, ..self }
     }
 
     /// Lets `generate` say each point and sends an event for each piece of text and each finished point.
@@ -92,11 +99,16 @@ impl Composer {
     }
 
     fn say(&self, plan: &Plan, point: &Point, generate: &mut Generate, send: &mut Send) -> Result<Said> {
-        let prompt = Prompt::new(self.style, plan.lab, plan.language, point);
-        let (mut text, mut gone) = (String::new(), false);
+        let mut prompt = Prompt::new(self.style, plan.lab, plan.language, point);
+        if !self.continues {
+            prompt.prefix.clear();
+        }
+        let (mut text, mut gone) = (prompt.prefix.clone(), false);
         let outcome = generate(&prompt, &mut |piece| {
+            let first = text.len() == prompt.prefix.len();
             text.push_str(piece);
-            gone = emit(send, Event::Token { point: point.id, text: piece.to_owned() }).is_err();
+            let shown = if first { text.clone() } else { piece.to_owned() };
+            gone = emit(send, Event::Token { point: point.id, text: shown }).is_err();
             let enough = ended(&text) >= MAX_SENTENCES || text.trim_start().contains('\n') || text.chars().count() > MAX_CHARS;
             if gone || enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });

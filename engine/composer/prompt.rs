@@ -13,6 +13,9 @@ pub struct Prompt {
     pub examples: Vec<(String, String)>,
     /// The point.
     pub user: String,
+    /// How the answer begins, where the caller can let the model go on from there ([`super::Composer::continuing`]); else empty.
+    /// Two words of the planner's sentence keep a small model at its point: it neither greets nor repeats the example.
+    pub prefix: String,
     /// The point's id.
     pub point: usize,
 }
@@ -29,7 +32,11 @@ impl Prompt {
             Style::Evidence => format!("{}\n\n{}", point.sentence, evidence(point)),
         };
         let examples = if style == Style::Examples { examples } else { Vec::new() };
-        Self { system, examples, user, point: point.id }
+        let prefix = match (style, language) {
+            (Style::Examples, Language::English) => point.sentence.split(' ').take(2).collect::<Vec<_>>().join(" "),
+            _ => String::new(),
+        };
+        Self { system, examples, user, prefix, point: point.id }
     }
 }
 

@@ -175,7 +175,7 @@ fn sample(name: &str, language: Language) -> Point {
 }
 
 #[rustfmt::skip]
-const WRONG: [(&str, Kind, &str); 62] = [
+const WRONG: [(&str, Kind, &str); 66] = [
     // Swapped who.
     ("late", Kind::Direction, "The teacher is 0.21 s late, so wait for her to catch up with you."),
     ("late", Kind::Who, "I was 0.21 s late compared to the teacher, so I should start sooner."),
@@ -239,6 +239,10 @@ const WRONG: [(&str, Kind, &str); 62] = [
     ("fast", Kind::Polarity, "Great pace! You spoke at 6.8 syllables a second, which is fast and perfect."),
     ("praise", Kind::Polarity, "Your pitch range was 9.1 semitones, but that is too little for your listeners."),
     ("praise", Kind::Polarity, "Your voice has a pitch range of 9.1 semitones. Practise lifting it every day."),
+    ("omitted", Kind::Topic, "You left out “not” between 3.4 and 4.9 s. Try to express your feelings in another manner."),
+    ("knee", Kind::Direction, "Your left knee is more bent than the teacher's, and it's open at that moment."),
+    ("late", Kind::Shape, "You are 0.21 s late against the teacher, and 0.21 s late against the teacher is late."),
+    ("fast", Kind::Echo, "You spoke at 6.8 syllables a second, which is fast. Reach a little slower with each step."),
     // Words, language, echo, markup, shape.
     ("changed", Kind::Quote, "At 5.1 s “county” came out as “country”. Say “county” by itself."),
     ("omitted", Kind::Quote, "You left out “country” between 3.4 and 4.9 s. Try the phrase again."),
@@ -440,6 +444,33 @@ fn a_model_that_runs_on_is_stopped() {
     let plan = plan_of(vec![sample("late", Language::English)]);
     let lesson = Composer::new(Style::Examples).compose(plan, &mut silent, &mut |_| ControlFlow::Continue(())).unwrap();
     assert_eq!(lesson.points[0].source, Source::Planner);
+}
+
+#[test]
+fn a_model_that_continues_begins_with_the_planners_words() {
+    let mut seen = Vec::new();
+    let mut going_on = |prompt: &Prompt, sink: &mut Sink| {
+        seen.push(prompt.prefix.clone());
+        let _ = sink(" 0.21 s late compared with the teacher.");
+        Ok(())
+    };
+    let mut tokens = Vec::new();
+    let plan = plan_of(vec![sample("late", Language::English)]);
+    let lesson = Composer::new(Style::Examples)
+        .continuing()
+        .compose(plan.clone(), &mut going_on, &mut |e| {
+            tokens.extend(if let Event::Token { text, .. } = e { Some(text) } else { None });
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(lesson.points[0].text, "You are 0.21 s late compared with the teacher.");
+    assert_eq!(tokens, ["You are 0.21 s late compared with the teacher."]);
+    let mut plain = |prompt: &Prompt, _: &mut Sink| {
+        assert!(prompt.prefix.is_empty());
+        Ok(())
+    };
+    Composer::new(Style::Examples).compose(plan, &mut plain, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(seen, ["You are"]);
 }
 
 #[test]

@@ -41,7 +41,8 @@ fn movement(sheet: &mut Sheet, input: &Input, seen: Seen) {
     flow(sheet, &lead, teacher, seen);
 }
 
-/// The joint with the largest range; its repetitions by turning points of at least 40% of it.
+/// The joint with the largest range; its repetitions by turning points of at least 30% of it: a clip often ends before the last
+/// repetition is back up.
 fn lead(timeline: &Timeline) -> Option<Lead> {
     let moving = Part::ALL.into_iter().filter_map(|part| {
         let series = body::angles(timeline, part);
@@ -51,7 +52,7 @@ fn lead(timeline: &Timeline) -> Option<Lead> {
     let (range, part, series) = moving.max_by(|a, b| a.0.total_cmp(&b.0))?;
     // Bending joints are deepest at their smallest angle, an arm is highest at the largest angle of the shoulder.
     let deepest_is_max = part.joint() == "shoulder";
-    let bottoms = body::turns(&series, 0.4 * range).into_iter().filter(|t| t.1 == deepest_is_max).map(|t| t.0).collect();
+    let bottoms = body::turns(&series, 0.3 * range).into_iter().filter(|t| t.1 == deepest_is_max).map(|t| t.0).collect();
     Some(Lead { part, series, bottoms })
 }
 
@@ -93,21 +94,21 @@ fn apart(left: &Series, right: &Series, rate: f64) -> Series {
     apart
 }
 
-/// Times of the repetitions of the leading joint; without four of them, the beats of the movement, which must be six: they are
+/// Times of the repetitions of the leading joint; without three of them, the beats of the movement, which must be six: they are
 /// found in any movement, so that few of them say little.
 fn times(timeline: &Timeline, lead: Option<&Lead>) -> Vec<f64> {
     let repetitions: Vec<f64> = lead.map_or_else(Vec::new, |l| l.bottoms.iter().map(|&i| l.series[i].0).collect());
-    if repetitions.len() >= 4 {
+    if repetitions.len() >= 3 {
         return repetitions;
     }
     let beats: Vec<f64> = timeline.events(EventKind::Beat).map(|e| e.start).collect();
     if beats.len() >= 6 { beats } else { Vec::new() }
 }
 
-/// Coefficient of variation of the intervals; needs three of them.
+/// Coefficient of variation of the intervals; needs two of them, and few of them make it a weak claim.
 fn variation(times: &[f64]) -> Option<(f64, Vec<f64>)> {
     let intervals: Vec<f64> = times.windows(2).map(|w| w[1] - w[0]).filter(|i| *i > 0.0).collect();
-    let m = mean(&intervals).filter(|_| intervals.len() >= 3)?;
+    let m = mean(&intervals).filter(|_| intervals.len() >= 2)?;
     Some((deviation(&intervals)? / m, intervals))
 }
 

@@ -22,8 +22,10 @@ pub(super) fn examine(sheet: &mut Sheet, input: &Input, confidence: f64) {
     for part in Part::ALL {
         let learner = body::angles(input.timeline, part);
         let teacher = body::angles(reference.timeline, part);
-        angle(sheet, part, &pairs(&path, &learner, &teacher), confidence);
         let ranges = (body::range(&learner, input.timeline.rate), body::range(&teacher, reference.timeline.rate));
+        // A joint that hardly moves says little about how the teacher was followed.
+        let moved = ranges.0.unwrap_or(0.0).max(ranges.1.unwrap_or(0.0));
+        angle(sheet, part, &pairs(&path, &learner, &teacher), confidence * (moved / 90.0).clamp(0.3, 1.0));
         if let (Some(own), Some(shown)) = ranges
             && own.max(shown) >= MOVING
         {

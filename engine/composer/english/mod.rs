@@ -7,7 +7,10 @@ mod subjects;
 mod text;
 
 use self::text::{Mood, Token, listed, near};
-use super::check::{self, Fault, Kind};
+use super::{
+    check::{self, Fault, Kind},
+    claims,
+};
 use crate::coach::{Point, PointKind, Topic};
 
 /// All faults of the text; `plain` has its quotations blanked out.
@@ -24,11 +27,12 @@ pub(super) fn check(point: &Point, plain: &str, whole: &str) -> Vec<Fault> {
     faults.extend(subjects::subjects(point, &tokens, &moods));
     faults.extend(polarity(point, &tokens, &moods, &lower));
     faults.extend(changed_order(point, whole));
+    faults.extend(ungrounded(point, &tokens, &moods));
     faults
 }
 
 fn echo(lower: &str) -> Vec<Fault> {
-    const OWN: [&str; 31] = [
+    const OWN: [&str; 33] = [
         "rewrite",
         "rephrase",
         "as an ai",
@@ -59,6 +63,8 @@ fn echo(lower: &str) -> Vec<Fault> {
         "i cannot",
         "i can't",
         "example",
+        "each step",
+        " cm ",
         "original",
     ];
     OWN.iter().find(|w| lower.contains(**w)).map(|w| Fault::new(Kind::Echo, *w)).into_iter().collect()
@@ -118,6 +124,29 @@ fn polarity(point: &Point, tokens: &[Token], moods: &[Mood], lower: &str) -> Vec
         ["well done", "great job", "good job", "nice job", "keep it up", "just right", "spot on", "no need", "no change"];
     let phrase = SATISFIED.iter().find(|p| point.kind == PointKind::Advice && lower.contains(**p));
     word.map(|(_, t)| t.text).or(phrase.copied()).map(|w| Fault::new(Kind::Polarity, format!("“{w}”"))).into_iter().collect()
+}
+
+/// Advice of the model's own making: of what it tells the learner to do, at least a third of the words must be the planner's or
+/// lie on the point's scales. ("Try to leave that phrase in a different way.")
+fn ungrounded(point: &Point, tokens: &[Token], moods: &[Mood]) -> Option<Fault> {
+    const COMMON: &str = "try to the a an and or of in on at it its your you that this as so for with by is be are will more little bit \
+                          again then let them each every one into from before after while up out just can not any some";
+    let sentence = point.sentence.to_lowercase();
+    let known: Vec<&str> = sentence.split(|c: char| !c.is_alphanumeric()).filter(|w| w.len() > 2).collect();
+    let axes = claims::axes(point.topic, point.part);
+    let words: Vec<&Token> = tokens
+        .iter()
+        .filter(|t| moods[t.clause] == Mood::Remedy && t.text.len() > 2 && t.number.is_none() && !listed(COMMON, t.text))
+        .collect();
+    // "slowing" and "slow", "breathe" and "breath": the first four letters tell.
+    let stem = |w: &str| w.chars().take(4).collect::<String>();
+    let grounded = |t: &&&Token| {
+        known.iter().any(|k| stem(k) == stem(t.text)) || directions::sides(t.text).iter().any(|s| axes.contains(&s.0))
+    };
+    let own = words.iter().filter(grounded).count();
+    (words.len() >= 3 && own * 3 < words.len()).then(|| {
+        Fault::new(Kind::Topic, format!("advice of its own: “{}”", words.iter().map(|t| t.text).collect::<Vec<_>>().join(" ")))
+    })
 }
 
 /// Whether the words stand one after another in a clause that states.
