@@ -49,7 +49,7 @@ impl Style {
 pub type Sink<'a> = dyn FnMut(&str) -> ControlFlow<()> + 'a;
 
 /// The model: streams its answer to a prompt into the sink, until it ends or the sink has enough.
-pub type Generate<'a> = dyn FnMut(&Prompt, &mut Sink) -> Result<()> + 'a;
+pub type Generate<'a> = dyn for<'s> FnMut(&Prompt, &'s mut Sink<'s>) -> Result<()> + 'a;
 
 /// Takes the lesson's events, and says whether the caller is still there.
 pub type Send<'a> = dyn FnMut(Event) -> ControlFlow<()> + 'a;
