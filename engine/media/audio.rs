@@ -1,6 +1,6 @@
 //! Sound files to mono at 16 kHz: any format symphonia reads, any rate, any number of channels.
 
-use super::{Limits, SAMPLE_RATE, mp4, problem, refused, resample, sniff, video};
+use super::{Limits, SAMPLE_RATE, guarded, mp4, problem, refused, resample, video, wav};
 use crate::{Error, Result};
 use std::{fs::File, path::Path};
 use symphonia::core::{
@@ -15,7 +15,7 @@ use symphonia::core::{
 
 /// Decodes a whole file. Formats that symphonia does not know go through ffmpeg where it is installed.
 pub(super) fn open(path: &Path, limits: &Limits) -> Result<Vec<f32>> {
-    match decode(path, limits) {
+    match guarded(path, || decode(path, limits)) {
         Err(Failed::Unknown(why)) if video::ffmpeg_version().is_some() => {
             tracing::debug!("{}: {why}; trying ffmpeg", path.display());
             video::decode_audio(path, limits)
@@ -44,21 +44,29 @@ impl From<Error> for Failed {
 }
 
 fn decode(path: &Path, limits: &Limits) -> Result<Vec<f32>, Failed> {
+    let mut sink = Sink::new(path, limits);
+    if wav::decode(path, limits, &mut sink)? {
+        return Ok(sink.finish()?);
+    }
     let bytes = std::fs::metadata(path).map_err(refused(path))?.len();
     let mut format = demuxer(path)?;
     let known = |p: &CodecParameters| p.codec != CODEC_TYPE_NULL && p.sample_rate.is_some();
     let track = format.tracks().iter().find(|t| known(&t.codec_params));
-    let (id, params) =
-        track.map(|t| (t.id, t.codec_params.clone())).ok_or(Failed::Unknown("no track of sound that is known".into()))?;
+    let no_track = || Failed::Unknown("it has no track of sound that is known here".into());
+    let (id, params) = track.map(|t| (t.id, t.codec_params.clone())).ok_or_else(no_track)?;
     if let (Some(frames), Some(rate @ 1..)) = (params.n_frames, params.sample_rate) {
-        let frames = frames.min(plausible_frames(path, &params, bytes));
+        let frames = frames.min(bytes.saturating_mul(DENSEST));
         limits.check_seconds(path, frames as f64 / f64::from(rate))?;
     }
-    let mut sink = Sink::new(path, limits);
-    if params.codec == CODEC_TYPE_AAC {
-        sink.run_in = mp4::tracks(path).iter().find(|t| &t.handler == b"soun").map_or(0.0, |t| t.run_in);
+    if params.codec == CODEC_TYPE_AAC
+        && let Some(track) = mp4::tracks(path).iter().find(|t| &t.handler == b"soun")
+    {
+        (sink.run_in, sink.length) = (track.run_in, track.length);
     }
     decode_track(format.as_mut(), id, &params, &mut sink)?;
+    if sink.good == 0 {
+        return Err(Failed::Unknown(sink.why.unwrap_or_else(|| "nothing in it can be decoded".into())));
+    }
     Ok(sink.finish()?)
 }
 
@@ -71,30 +79,21 @@ fn demuxer(path: &Path) -> Result<Box<dyn FormatReader>, Failed> {
     let stream = MediaSourceStream::new(Box::new(file), Default::default());
     let options = FormatOptions { enable_gapless: true, ..FormatOptions::default() };
     let probed = symphonia::default::get_probe().format(&hint, stream, &options, &MetadataOptions::default());
-    Ok(probed.map_err(|e| unknown_or(path, e, "its header cannot be read"))?.format)
+    Ok(probed.map_err(|e| Failed::Unknown(said(&e)))?.format)
 }
 
 /// Whether there are tracks that are no sound: pictures, or subtitles.
 pub(super) fn has_unknown_tracks(path: &Path) -> bool {
-    demuxer(path).is_ok_and(|f| f.tracks().iter().any(|t| t.codec_params.codec == CODEC_TYPE_NULL))
+    let unknown = |f: Box<dyn FormatReader>| f.tracks().iter().any(|t| t.codec_params.codec == CODEC_TYPE_NULL);
+    guarded(path, || demuxer(path)).is_ok_and(unknown)
 }
 
 /// Samples of sound that a byte can stand for at most: silence in FLAC. A header that claims more lies.
 const DENSEST: u64 = 4096;
 
-/// Frames that sound of this size can have; wav headers written into a pipe, or by a recorder that was cut off, claim 2^32 bytes.
-fn plausible_frames(path: &Path, params: &CodecParameters, bytes: u64) -> u64 {
-    let channels = params.channels.map_or(1, |c| c.count().max(1)) as u64;
-    let uncompressed = sniff::head(path).is_ok_and(|h| h.starts_with(b"RIFF") || h.starts_with(b"FORM"));
-    match params.bits_per_coded_sample.or(params.bits_per_sample) {
-        Some(bits) if uncompressed => bytes.saturating_mul(8) / u64::from(bits.max(1)) / channels,
-        _ => bytes.saturating_mul(DENSEST),
-    }
-}
-
 fn decode_track(format: &mut dyn FormatReader, id: u32, params: &CodecParameters, sink: &mut Sink) -> Result<(), Failed> {
     let make = |p: &CodecParameters| symphonia::default::get_codecs().make(p, &DecoderOptions::default());
-    let mut decoder = make(params).map_err(|e| unknown_or(sink.path, e, "its sound cannot be decoded"))?;
+    let mut decoder = make(params).map_err(|e| Failed::Unknown(said(&e)))?;
     let mut id = id;
     loop {
         match format.next_packet() {
@@ -104,8 +103,7 @@ fn decode_track(format: &mut dyn FormatReader, id: u32, params: &CodecParameters
             Err(Symphonia::ResetRequired) => match format.tracks().iter().find(|t| t.codec_params.codec != CODEC_TYPE_NULL) {
                 Some(t) => {
                     id = t.id;
-                    decoder = make(&t.codec_params)
-                        .map_err(|e| unknown_or(sink.path, e, "its sound changes to one that cannot be decoded"))?;
+                    decoder = make(&t.codec_params).map_err(|e| Failed::Unknown(said(&e)))?;
                 }
                 None => return Ok(()),
             },
@@ -118,14 +116,13 @@ fn decode_track(format: &mut dyn FormatReader, id: u32, params: &CodecParameters
     }
 }
 
-/// Unsupported formats are worth a try with ffmpeg; broken ones are not.
-fn unknown_or(path: &Path, e: Symphonia, what: &str) -> Failed {
+/// symphonia's complaint in words for users.
+fn said(e: &Symphonia) -> String {
     match e {
-        Symphonia::Unsupported(why) => Failed::Unknown(why.into()),
-        Symphonia::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-            Failed::Media(problem(path, format!("{what}: the file ends before it is complete")))
-        }
-        e => Failed::Media(problem(path, format!("{what}: {e}"))),
+        Symphonia::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => "it ends before it is complete".into(),
+        Symphonia::DecodeError(why) => format!("it is broken: {why}"),
+        Symphonia::Unsupported(why) => format!("not supported: {why}"),
+        e => e.to_string(),
     }
 }
 
@@ -139,6 +136,8 @@ pub(super) struct Sink<'a> {
     pcm: Vec<f32>,
     /// Seconds of the decoder's run-in that are still to be left out.
     run_in: f64,
+    /// Seconds that are kept.
+    length: Option<f64>,
     good: u64,
     bad: u64,
     why: Option<String>,
@@ -155,6 +154,7 @@ impl<'a> Sink<'a> {
             mono: empty(),
             pcm: empty(),
             run_in: 0.0,
+            length: None,
             good: 0,
             bad: 0,
             why: None,
@@ -221,7 +221,7 @@ impl<'a> Sink<'a> {
     }
 
     fn note(&mut self, e: &Symphonia) {
-        self.why.get_or_insert_with(|| e.to_string());
+        self.why.get_or_insert_with(|| said(e));
     }
 
     /// The sound, if there was any.
@@ -229,6 +229,8 @@ impl<'a> Sink<'a> {
         if let Some((_, resampler)) = self.resampler.take() {
             resampler.finish(&mut self.pcm);
         }
+        let kept = self.length.map_or(f64::MAX, |s| (s * f64::from(SAMPLE_RATE) - 1e-3).ceil());
+        self.pcm.truncate(kept as usize);
         let why = self.why.unwrap_or_else(|| "the file ends before the first sample".into());
         if self.pcm.is_empty() || self.good == 0 {
             return Err(problem(self.path, format!("it has no sound: {why}")));

@@ -1,6 +1,6 @@
 //! A folder of pictures with a rate.
 
-use super::{Clip, Frame, Limits, picture, problem, refused, sniff};
+use super::{Clip, Frame, Limits, guarded, picture, problem, refused, sniff};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::{
@@ -20,7 +20,7 @@ pub fn open_frames(folder: &Path, fps: f64, limits: &Limits) -> Result<Clip> {
     let files = list(folder, limits)?;
     limits.check_seconds(folder, files.len() as f64 / fps)?;
     // 1. every header, before anything is decoded
-    let sizes = files.par_iter().map(|f| picture::size(f, limits)).collect::<Result<Vec<_>>>()?;
+    let sizes = files.par_iter().map(|f| guarded(f, || picture::size(f, limits))).collect::<Result<Vec<_>>>()?;
     let first = sizes[0];
     if let Some(i) = sizes.iter().position(|&s| s != first) {
         return Err(problem(
@@ -38,7 +38,7 @@ pub fn open_frames(folder: &Path, fps: f64, limits: &Limits) -> Result<Clip> {
     let size = limits.fit(folder, first, files.len())?;
     // 2. decode
     let frames = files.par_iter().enumerate().map(|(i, file)| {
-        let frame = picture::scaled(picture::open_still(file, limits)?, size);
+        let frame = picture::scaled(guarded(file, || picture::open_still(file, limits))?, size);
         Ok(Frame { t: i as f64 / fps, ..frame })
     });
     Ok(Clip { frames: frames.collect::<Result<_>>()?, ..Clip::default() })

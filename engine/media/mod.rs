@@ -10,7 +10,10 @@ mod picture;
 mod process;
 mod resample;
 mod sniff;
+#[cfg(test)]
+mod tests;
 mod video;
+mod wav;
 
 use crate::{Error, Result};
 use std::path::Path;
@@ -103,9 +106,18 @@ pub fn open(path: &Path, limits: &Limits) -> Result<Clip> {
     limits.check()?;
     let kind = sniff::look(path, limits)?;
     match kind {
-        Kind::Picture => Ok(Clip { frames: picture::open(path, limits)?, ..Clip::default() }),
+        Kind::Picture => Ok(Clip { frames: guarded(path, || picture::open(path, limits))?, ..Clip::default() }),
         Kind::Audio => Ok(Clip { pcm: audio::open(path, limits)?, ..Clip::default() }),
         Kind::Container => video::open(path, limits),
+    }
+}
+
+/// Opens a picture; of an animation the first.
+pub fn open_picture(path: &Path, limits: &Limits) -> Result<Frame> {
+    limits.check()?;
+    match sniff::look(path, limits)? {
+        Kind::Picture => guarded(path, || picture::open_still(path, limits)),
+        Kind::Audio | Kind::Container => Err(problem(path, "it is no picture; a png, jpeg, webp or gif file is needed here")),
     }
 }
 
@@ -196,6 +208,15 @@ impl Limits {
 /// An error about `path`.
 fn problem(path: &Path, what: impl Into<String>) -> Error {
     Error::Media { path: path.to_path_buf(), problem: what.into() }
+}
+
+/// What is said of a file on which a decoder panicked.
+const DEFECT: &str = "its decoder failed on it";
+
+/// Runs a decoder of another house: if it panics on a hostile file, that is an error of the file.
+fn guarded<T, E: From<Error>>(path: &Path, decoder: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(decoder))
+        .unwrap_or_else(|_| Err(problem(path, format!("{DEFECT}: the file is broken")).into()))
 }
 
 /// The operating system's refusal.

@@ -14,6 +14,8 @@ pub(super) struct Track {
     pub(super) handler: [u8; 4],
     /// Seconds of the track's media before the movie begins.
     pub(super) run_in: f64,
+    /// Seconds that the movie shows of it, where one edit says so.
+    pub(super) length: Option<f64>,
 }
 
 /// Largest `moov` box that is read: an hour of video has about 1 MiB.
@@ -23,9 +25,9 @@ const MAX_BOXES: usize = 100_000;
 
 /// The tracks of `path`; none where it is no MP4 file or its boxes are broken (the decoder will say what is wrong with it).
 pub(super) fn tracks(path: &Path) -> Vec<Track> {
-    moov(path)
-        .map(|moov| boxes(&moov).filter(|(kind, _)| kind == b"trak").map(|(_, trak)| track(trak)).collect())
-        .unwrap_or_default()
+    let Some(moov) = moov(path) else { return Vec::new() };
+    let movie = child(&moov, b"mvhd").and_then(timescale);
+    boxes(&moov).filter(|(kind, _)| kind == b"trak").map(|(_, trak)| track(trak, movie)).collect()
 }
 
 /// The content of the `moov` box, in memory: never more than the file has.
@@ -75,20 +77,29 @@ fn child<'a>(data: &'a [u8], kind: &[u8; 4]) -> Option<&'a [u8]> {
     boxes(data).find(|(k, _)| k == kind).map(|(_, content)| content)
 }
 
-fn track(trak: &[u8]) -> Track {
-    let mdia = child(trak, b"mdia").unwrap_or_default();
-    let handler = child(mdia, b"hdlr").and_then(|h| h.get(8..12)?.try_into().ok()).unwrap_or_default();
-    let timescale = child(mdia, b"mdhd").and_then(|h| be(h, if *h.first()? == 1 { 20 } else { 12 }, 4)).unwrap_or(0);
-    let media_time = child(trak, b"edts").and_then(|e| child(e, b"elst")).and_then(first_edit).unwrap_or(0);
-    Track { handler, run_in: if timescale == 0 { 0.0 } else { media_time as f64 / timescale as f64 } }
+/// Units a second, from a movie's or a track's header.
+fn timescale(header: &[u8]) -> Option<f64> {
+    be(header, if *header.first()? == 1 { 20 } else { 12 }, 4).filter(|&t| t > 0).map(|t| t as f64)
 }
 
-/// Media time at which the first edit that shows anything starts (-1 is an empty edit).
-fn first_edit(elst: &[u8]) -> Option<u64> {
-    let long = *elst.first()? == 1;
-    let (entry, width) = if long { (20, 8) } else { (12, 4) };
-    let time = |e: &[u8]| be(e, width, width).filter(|&t| t >> (8 * width - 1) == 0);
-    elst.get(8..)?.chunks_exact(entry).take(be(elst, 4, 4)? as usize).find_map(time)
+fn track(trak: &[u8], movie: Option<f64>) -> Track {
+    let mdia = child(trak, b"mdia").unwrap_or_default();
+    let handler = child(mdia, b"hdlr").and_then(|h| h.get(8..12)?.try_into().ok()).unwrap_or_default();
+    let media = child(mdia, b"mdhd").and_then(timescale);
+    let edits = child(trak, b"edts").and_then(|e| child(e, b"elst")).and_then(edits).unwrap_or_default();
+    Track {
+        handler,
+        run_in: edits.first().zip(media).map_or(0.0, |(&(_, start), scale)| start as f64 / scale),
+        length: movie.filter(|_| edits.len() == 1).map(|scale| edits[0].0 as f64 / scale).filter(|&s| s > 0.0),
+    }
+}
+
+/// (duration, media time) of each edit that shows anything; a media time of -1 is an empty edit.
+fn edits(elst: &[u8]) -> Option<Vec<(u64, u64)>> {
+    let width = if *elst.first()? == 1 { 8 } else { 4 };
+    let entries = elst.get(8..)?.chunks_exact(2 * width + 4).take(be(elst, 4, 4)? as usize);
+    let edit = |e: &[u8]| Some((be(e, 0, width)?, be(e, width, width).filter(|&t| t >> (8 * width - 1) == 0)?));
+    Some(entries.filter_map(edit).collect())
 }
 
 /// `width` bytes from `at`, big end first.

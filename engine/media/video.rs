@@ -45,6 +45,9 @@ pub(super) fn open(path: &Path, limits: &Limits) -> Result<Clip> {
         };
     }
     let found = probe(path, false)?;
+    if found.video().is_none() && found.audio().is_none() {
+        return Err(problem(path, "it has neither pictures nor sound that ffmpeg can decode"));
+    }
     let Some(video) = found.video() else {
         return Ok(Clip { pcm: audio::open(path, limits)?, ..Clip::default() });
     };
@@ -134,7 +137,9 @@ struct SideData {
 
 impl Probe {
     fn video(&self) -> Option<&Stream> {
-        self.streams.iter().find(|s| s.codec_type == "video" && s.disposition.attached_pic == 0 && s.codec_name.is_some())
+        self.streams.iter().find(|s| {
+            s.codec_type == "video" && s.width > 0 && s.height > 0 && s.disposition.attached_pic == 0 && s.codec_name.is_some()
+        })
     }
 
     fn audio(&self) -> Option<&Stream> {

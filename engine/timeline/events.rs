@@ -124,11 +124,10 @@ fn gestures(timeline: &Timeline, events: &mut Vec<Event>) {
     for limb in ["left_wrist", "right_wrist", "left_ankle", "right_ankle"] {
         let Some(column) = timeline.column(&format!("pose.{limb}.speed")) else { continue };
         let speed = smooth(&column.values, 0.04 * timeline.rate);
-        // Above what the limb does anyway: its median plus two robust standard deviations.
-        let known: Vec<f64> = speed.iter().flatten().map(|&v| f64::from(v)).collect();
-        let Some(middle) = median(known.clone()) else { continue };
-        let spread = median(known.iter().map(|v| (v - middle).abs()).collect()).unwrap_or(0.0);
-        let least = GESTURE.max((middle + 2.0 * 1.4826 * spread) as f32);
+        // Half of what the limb does at its fastest.
+        let mut known: Vec<f64> = speed.iter().flatten().map(|&v| f64::from(v)).collect();
+        let Some(high) = quantile(&mut known, 0.95) else { continue };
+        let least = GESTURE.max(0.5 * high as f32);
         let fast =
             peaks(&speed, least / 3.0, rows(timeline, 10.0)).into_iter().filter(|p| speed[p.at] >= Some(least)).collect();
         for peak in apart(fast, &speed, rows(timeline, GESTURE_APART)) {

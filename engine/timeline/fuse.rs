@@ -92,3 +92,6 @@ fn speaking(speech: &Transcript, grid: Grid) -> Column {
     }
     grid.column("speech.speaking", "1", values)
 }
+
+#[cfg(test)]
+mod tests;

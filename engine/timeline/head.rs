@@ -82,7 +82,10 @@ fn pointing(o: &Observed<Face>, f: &Face) -> Option<[f64; 3]> {
     let y = unit([0, 1, 2].map(|i| down[i] - along * x[i]))?;
     let back = [x[1] * y[2] - x[2] * y[1], x[2] * y[0] - x[0] * y[2], x[0] * y[1] - x[1] * y[0]];
     let forward = back.map(|v| -v);
-    let degrees = [forward[0].atan2(-forward[2]), (-forward[1]).clamp(-1.0, 1.0).asin(), x[1].atan2(x[0])];
+    // Turn = roll * yaw * pitch: the line of the eyes tells roll and yaw, what is left of the look after the roll the pitch.
+    let roll = x[1].atan2(x[0]);
+    let lowered = forward[1] * roll.cos() - forward[0] * roll.sin();
+    let degrees = [x[2].atan2(x[0].hypot(x[1])), -lowered.clamp(-1.0, 1.0).asin(), roll];
     Some(degrees.map(f64::to_degrees))
 }
 
@@ -127,7 +130,8 @@ mod tests {
 
     #[test]
     fn a_turned_face_tells_its_turn_and_keeps_its_measures() {
-        for (yaw, pitch, roll) in [(0.0, 0.0, 0.0), (30.0, 0.0, 0.0), (0.0, 20.0, 0.0), (0.0, 0.0, -25.0), (-40.0, 0.0, 10.0)] {
+        for (yaw, pitch, roll) in [(0.0, 0.0, 0.0), (30.0, 0.0, 0.0), (0.0, 20.0, 0.0), (0.0, 0.0, -25.0), (-40.0, 15.0, 10.0)]
+        {
             let columns = columns(&[face(yaw, pitch, roll, 10.0)], Grid { rate: 25.0, rows: 1 });
             let get = |name: &str| f64::from(columns.iter().find(|c| c.name == name).unwrap().values[0].unwrap());
             let near = |name: &str, want: f64| assert!((get(name) - want).abs() < 0.01, "{name} {} {want}", get(name));

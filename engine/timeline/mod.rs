@@ -1,13 +1,17 @@
 //! Fusion: one clock for everything seen and heard. A feature matrix at a fixed rate, and events with spans.
 
 mod body;
+mod compare;
 mod events;
+mod export;
 mod fuse;
 mod head;
 mod series;
 
 use serde::{Deserialize, Serialize};
 
+pub use compare::{Alignment, align, differences};
+pub use export::export;
 pub use fuse::{RATE, fuse};
 
 /// Everything perceived, on one clock that starts at 0.

@@ -1,0 +1,261 @@
+//! A learner's timeline against a teacher's: alignment by dynamic time warping.
+
+use super::{
+    Column, Timeline,
+    series::{median, quantile},
+};
+
+/// How two clips go together in time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Alignment {
+    /// [seconds of the learner, seconds of the teacher], both never falling.
+    pub path: Vec<[f64; 2]>,
+    /// Root mean square difference along the path, in standard deviations of the features.
+    pub distance: f64,
+    /// Seconds of the learner for a second of the teacher: above 1 is slower. Over the middle 90% of the path.
+    pub tempo: f64,
+    /// Median of learner less teacher, seconds: positive is late.
+    pub lag: f64,
+    /// The columns it was made from.
+    pub columns: Vec<String>,
+}
+
+/// Families of columns that clips are aligned by, the first that both have: what the body does is surer than how it sounds.
+const FAMILIES: [&[&str]; 3] = [
+    &[
+        "pose.left_elbow.angle",
+        "pose.right_elbow.angle",
+        "pose.left_shoulder.angle",
+        "pose.right_shoulder.angle",
+        "pose.left_hip.angle",
+        "pose.right_hip.angle",
+        "pose.left_knee.angle",
+        "pose.right_knee.angle",
+        "pose.trunk.lean",
+    ],
+    &["prosody.semitones", "prosody.intensity", "prosody.voiced"],
+    &["head.yaw", "head.pitch", "head.roll", "face.mouth_open", "face.brow_raise"],
+];
+
+/// Share of the rows of a column that must be valid for it to be used.
+const VALID: f64 = 0.2;
+/// Half width of the band about the diagonal (Sakoe and Chiba 1978): so much of the longer clip, but at least so many seconds.
+const BAND: f64 = 0.15;
+const LEAST_BAND: f64 = 1.5;
+/// Cells of the band that are held at once, a byte each; longer clips are compared at fewer rows a second.
+const MAX_CELLS: usize = 64 << 20;
+/// What a step that is not diagonal costs on top, in squared standard deviations: where the rows tell nothing (gaps, standing
+/// still) time runs on in both clips.
+const STRAY: f64 = 0.02;
+
+/// Aligns `learner` to `teacher` by the columns named, or by the first family of columns that both have enough of (joint angles,
+/// voice, face). `None` where there is nothing to compare or a clip is shorter than four rows.
+///
+/// Features are z-scores over both clips; a row's distance is the mean over the columns that are valid in both, 0 where there is none. Steps are
+/// Sakoe and Chiba's symmetric ones (a diagonal step counts twice), so that neither clip is preferred.
+pub fn align(learner: &Timeline, teacher: &Timeline, columns: Option<&[&str]>) -> Option<Alignment> {
+    if !(learner.rate > 0.0 && teacher.rate > 0.0) {
+        return None;
+    }
+    let usable = |names: &[&str]| -> Vec<String> {
+        let both = |n: &&&str| [learner, teacher].iter().all(|t| t.column(n).is_some_and(enough));
+        names.iter().filter(both).map(|n| n.to_string()).collect()
+    };
+    let columns = match columns {
+        Some(names) => usable(names),
+        None => FAMILIES.iter().map(|f| usable(f)).find(|f| !f.is_empty())?,
+    };
+    let (mut a, mut b): (Vec<_>, Vec<_>) =
+        columns.iter().filter_map(|n| Some((learner.column(n)?, teacher.column(n)?))).map(scored).unzip();
+    if a.is_empty() {
+        return None;
+    }
+    // Long clips: every k-th row.
+    let stride = |n: usize, m: usize| {
+        let cells = |k: usize| (n / k).saturating_mul(2 * half_band(n / k, m / k, learner.rate / k as f64) + 1);
+        (1..).find(|&k| cells(k) <= MAX_CELLS).unwrap_or(1)
+    };
+    let k = stride(a[0].len(), b[0].len());
+    for column in a.iter_mut().chain(&mut b) {
+        *column = column.iter().step_by(k).copied().collect();
+    }
+    let (n, m) = (a[0].len(), b[0].len());
+    if n < 4 || m < 4 {
+        return None;
+    }
+    let steps = warp(n, m, half_band(n, m, learner.rate / k as f64), |i, j| distance(&a, &b, i, j));
+    let path: Vec<[f64; 2]> =
+        steps.iter().map(|&(i, j)| [(i * k) as f64 / learner.rate, (j * k) as f64 / teacher.rate]).collect();
+    let apart: f64 = steps.iter().map(|&(i, j)| f64::from(distance(&a, &b, i, j))).sum();
+    let lag = median(path.iter().map(|p| p[0] - p[1]).collect()).unwrap_or(0.0);
+    Some(Alignment { tempo: tempo(&path), distance: (apart / steps.len() as f64).sqrt(), lag, path, columns })
+}
+
+/// Learner less teacher of one column along the path: (learner's seconds, difference), where both are valid.
+pub fn differences(learner: &Timeline, teacher: &Timeline, path: &[[f64; 2]], column: &str) -> Vec<(f64, f64)> {
+    let at = |t: &Timeline, c: &Column, seconds: f64| c.values.get((seconds * t.rate).round() as usize).copied().flatten();
+    let (Some(a), Some(b)) = (learner.column(column), teacher.column(column)) else { return Vec::new() };
+    path.iter().filter_map(|p| Some((p[0], f64::from(at(learner, a, p[0])?) - f64::from(at(teacher, b, p[1])?)))).collect()
+}
+
+fn enough(column: &Column) -> bool {
+    column.values.iter().flatten().count() as f64 >= VALID * column.values.len() as f64
+        && column.values.iter().flatten().count() >= 2
+}
+
+/// Both clips' column as z-scores over the two together; NaN where invalid.
+fn scored((a, b): (&Column, &Column)) -> (Vec<f32>, Vec<f32>) {
+    let all = || a.values.iter().chain(&b.values).flatten().map(|&v| f64::from(v));
+    let n = all().count().max(1) as f64;
+    let mean = all().sum::<f64>() / n;
+    let deviation = (all().map(|v| (v - mean).powi(2)).sum::<f64>() / n).sqrt().max(1e-6);
+    let score =
+        |c: &Column| c.values.iter().map(|v| v.map_or(f32::NAN, |v| ((f64::from(v) - mean) / deviation) as f32)).collect();
+    (score(a), score(b))
+}
+
+fn distance(a: &[Vec<f32>], b: &[Vec<f32>], i: usize, j: usize) -> f32 {
+    let (mut sum, mut n) = (0.0, 0u32);
+    for (a, b) in a.iter().zip(b) {
+        let d = a[i] - b[j];
+        if !d.is_nan() {
+            sum += d * d;
+            n += 1;
+        }
+    }
+    if n == 0 { 0.0 } else { sum / n as f32 }
+}
+
+fn half_band(n: usize, m: usize, rate: f64) -> usize {
+    ((BAND * n.max(m) as f64).ceil() as usize).max((LEAST_BAND * rate).ceil() as usize).max(2)
+}
+
+/// The cheapest path from (0, 0) to (n - 1, m - 1) within `half` columns of the diagonal.
+fn warp(n: usize, m: usize, half: usize, distance: impl Fn(usize, usize) -> f32) -> Vec<(usize, usize)> {
+    const DIAGONAL: u8 = 0;
+    const UP: u8 = 1;
+    const LEFT: u8 = 2;
+    let middle = |i: usize| i * (m - 1) / (n - 1);
+    // A steep diagonal moves by several columns a row: the band must be connected.
+    let half = half.max((m - 1).div_ceil(n - 1) + 1);
+    let bounds = |i: usize| (middle(i).saturating_sub(half), (middle(i) + half).min(m - 1));
+    let width = 2 * half + 1;
+    let mut from = vec![DIAGONAL; n * width];
+    let (mut before, mut row): (Vec<f64>, Vec<f64>) = (Vec::new(), Vec::new());
+    for i in 0..n {
+        let (low, high) = bounds(i);
+        row.clear();
+        for j in low..=high {
+            let d = f64::from(distance(i, j));
+            let above = |j: usize| {
+                let first = bounds(i.wrapping_sub(1)).0;
+                if i == 0 || j < first { f64::INFINITY } else { before.get(j - first).copied().unwrap_or(f64::INFINITY) }
+            };
+            let (diagonal, up) = if i == 0 {
+                (f64::INFINITY, f64::INFINITY)
+            } else {
+                (if j == 0 { f64::INFINITY } else { above(j - 1) }, above(j))
+            };
+            let left = if j > low { row[j - low - 1] } else { f64::INFINITY };
+            let options = [(diagonal + 2.0 * d, DIAGONAL), (up + d + STRAY, UP), (left + d + STRAY, LEFT)];
+            let best = if (i, j) == (0, 0) {
+                (2.0 * d, DIAGONAL)
+            } else {
+                options.into_iter().fold(options[0], |a, b| if b.0 < a.0 { b } else { a })
+            };
+            from[i * width + j - low] = best.1;
+            row.push(best.0);
+        }
+        std::mem::swap(&mut before, &mut row);
+    }
+    let (mut i, mut j) = (n - 1, m - 1);
+    let mut path = vec![(i, j)];
+    while (i, j) != (0, 0) {
+        match from[i * width + j - bounds(i).0] {
+            UP => i -= 1,
+            LEFT => j -= 1,
+            _ => (i, j) = (i.saturating_sub(1), j.saturating_sub(1)),
+        }
+        path.push((i, j));
+    }
+    path.reverse();
+    path
+}
+
+/// Slope of learner over teacher by the median of slopes between points half the path apart (Theil and Sen): a wait in one
+/// place does not change it.
+fn tempo(path: &[[f64; 2]]) -> f64 {
+    let cut = path.len() / 20;
+    let inner = &path[cut..path.len() - cut];
+    let far = inner.len() / 2;
+    let slopes = (0..inner.len() - far).map(|i| (inner[i], inner[i + far])).filter(|(a, b)| b[1] > a[1]);
+    let mut slopes: Vec<f64> = slopes.map(|(a, b)| (b[0] - a[0]) / (b[1] - a[1])).collect();
+    quantile(&mut slopes, 0.5).unwrap_or(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Joint angles of a movement whose own time is `time(t)`.
+    fn clip(seconds: f64, time: impl Fn(f64) -> f64) -> Timeline {
+        let rows = (seconds * 25.0) as usize;
+        let column = |name: &str, f: &dyn Fn(f64) -> f64| Column {
+            name: name.into(),
+            unit: "deg".into(),
+            values: (0..rows).map(|i| Some(f(time(i as f64 / 25.0)) as f32)).collect(),
+        };
+        let columns = vec![
+            column("pose.left_knee.angle", &|t| 120.0 + 40.0 * (2.1 * t).sin() + 10.0 * (0.7 * t).cos()),
+            column("pose.right_elbow.angle", &|t| 90.0 + 30.0 * (1.3 * t + 0.5).cos()),
+        ];
+        Timeline { rate: 25.0, rows, columns, events: Vec::new(), duration: seconds }
+    }
+
+    #[test]
+    fn a_clip_lies_on_itself() {
+        let c = clip(8.0, |t| t);
+        let a = align(&c, &c, None).unwrap();
+        assert!(a.path.iter().all(|p| p[0] == p[1]) && a.distance == 0.0 && a.tempo == 1.0 && a.lag == 0.0);
+        assert_eq!(a.columns.len(), 2);
+        assert!(differences(&c, &c, &a.path, "pose.left_knee.angle").iter().all(|d| d.1 == 0.0));
+    }
+
+    #[test]
+    fn a_slower_learner_is_slower() {
+        let (learner, teacher) = (clip(10.0, |t| t / 1.25), clip(8.0, |t| t));
+        let a = align(&learner, &teacher, None).unwrap();
+        assert!((a.tempo - 1.25).abs() < 0.02, "{}", a.tempo);
+        assert!(a.distance < 0.05);
+        let worst = a.path.iter().map(|p| (p[0] / 1.25 - p[1]).abs()).fold(0.0, f64::max);
+        assert!(worst <= 0.09, "{worst}");
+        assert!(differences(&learner, &teacher, &a.path, "pose.left_knee.angle").iter().all(|d| d.1.abs() < 5.0));
+    }
+
+    #[test]
+    fn a_late_passage_is_late_there_alone() {
+        // From 3 to 5 s the learner falls 0.3 s behind, and catches up from 7 to 9 s.
+        let behind = |t: f64| 0.3 * ((t - 3.0) / 2.0).clamp(0.0, 1.0) - 0.3 * ((t - 7.0) / 2.0).clamp(0.0, 1.0);
+        let (learner, teacher) = (clip(12.0, |t| t - behind(t)), clip(12.0, |t| t));
+        let a = align(&learner, &teacher, None).unwrap();
+        let lag = |from: f64, to: f64| {
+            median(a.path.iter().filter(|p| p[0] > from && p[0] < to).map(|p| p[0] - p[1]).collect()).unwrap()
+        };
+        assert!(lag(0.0, 2.5).abs() < 0.05 && (lag(5.2, 6.8) - 0.3).abs() < 0.05 && lag(9.5, 12.0).abs() < 0.05);
+    }
+
+    #[test]
+    fn gaps_are_bridged_and_nothing_in_common_is_told() {
+        let (mut learner, teacher) = (clip(8.0, |t| t), clip(8.0, |t| t));
+        learner.columns[0].values[50..120].fill(None);
+        learner.columns[1].values[60..80].fill(None);
+        let a = align(&learner, &teacher, None).unwrap();
+        assert!(a.path.windows(2).all(|w| w[0][0] <= w[1][0] && w[0][1] <= w[1][1]));
+        assert!(a.path.iter().all(|p| (p[0] - p[1]).abs() < 0.2), "{:?}", a.path);
+        assert!(align(&learner, &Timeline::default(), None).is_none());
+        assert!(align(&learner, &clip(0.1, |t| t), None).is_none());
+        assert!(align(&learner, &teacher, Some(&["none"])).is_none());
+        let one = align(&learner, &clip(30.0, |t| t), None).unwrap(); // far from the same length: still a path from end to end
+        assert_eq!((one.path[0], one.path[one.path.len() - 1]), ([0.0, 0.0], [7.96, 29.96]));
+    }
+}
