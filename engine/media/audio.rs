@@ -1,8 +1,12 @@
 //! Sound files to mono at 16 kHz: any format symphonia reads, any rate, any number of channels.
 
-use super::{Limits, SAMPLE_RATE, guarded, mp4, problem, refused, resample, video, wav};
+use super::{Limits, SAMPLE_RATE, guarded, mp4, problem, refused, resample, sniff, video, wav};
 use crate::{Error, Result};
-use std::{fs::File, path::Path};
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::Path,
+};
 use symphonia::core::{
     audio::{AudioBufferRef, SampleBuffer, SignalSpec},
     codecs::{CODEC_TYPE_AAC, CODEC_TYPE_NULL, CodecParameters, Decoder, DecoderOptions},
@@ -13,8 +17,12 @@ use symphonia::core::{
     probe::Hint,
 };
 
-/// Decodes a whole file. Formats that symphonia does not know go through ffmpeg where it is installed.
+/// Decodes a whole file. Formats that symphonia does not know, or whose lies it does not survive, go through ffmpeg where it is
+/// installed.
 pub(super) fn open(path: &Path, limits: &Limits) -> Result<Vec<f32>> {
+    if sniff::head(path)?.starts_with(b"caff") && video::ffmpeg_version().is_some() {
+        return video::decode_audio(path, limits);
+    }
     match guarded(path, || decode(path, limits)) {
         Err(Failed::Unknown(why)) if video::ffmpeg_version().is_some() => {
             tracing::debug!("{}: {why}; trying ffmpeg", path.display());
@@ -48,6 +56,7 @@ fn decode(path: &Path, limits: &Limits) -> Result<Vec<f32>, Failed> {
     if wav::decode(path, limits, &mut sink)? {
         return Ok(sink.finish()?);
     }
+    refuse_lies(path)?;
     let bytes = std::fs::metadata(path).map_err(refused(path))?.len();
     let mut format = demuxer(path)?;
     let known = |p: &CodecParameters| p.codec != CODEC_TYPE_NULL && p.sample_rate.is_some();
@@ -82,10 +91,43 @@ fn demuxer(path: &Path) -> Result<Box<dyn FormatReader>, Failed> {
     Ok(probed.map_err(|e| Failed::Unknown(said(&e)))?.format)
 }
 
-/// Whether there are tracks that are no sound: pictures, or subtitles.
-pub(super) fn has_unknown_tracks(path: &Path) -> bool {
-    let unknown = |f: Box<dyn FormatReader>| f.tracks().iter().any(|t| t.codec_params.codec == CODEC_TYPE_NULL);
-    guarded(path, || demuxer(path)).is_ok_and(unknown)
+/// What symphonia must not be given: it takes memory for what a table claims to hold, and a claim of terabytes ends the process.
+fn refuse_lies(path: &Path) -> Result<(), Failed> {
+    let head = sniff::head(path)?;
+    if head.starts_with(b"\x1a\x45\xdf\xa3") {
+        return Err(Failed::Unknown("Matroska and WebM are read by ffmpeg".into()));
+    }
+    let lies = match head.get(4..8) {
+        _ if head.starts_with(b"caff") => !caf_fits(path).map_err(refused(path))?,
+        Some(b"ftyp" | b"moov" | b"mdat" | b"wide" | b"free" | b"skip") => !mp4::fits(path),
+        _ => false,
+    };
+    if lies {
+        Err(problem(path, "it is broken or cut off: a table in it claims more than the file holds").into())
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether every chunk of a CAF file lies within it and its packet table counts no more packets than it has bytes.
+fn caf_fits(path: &Path) -> std::io::Result<bool> {
+    let mut file = File::open(path)?;
+    let (end, mut at) = (file.metadata()?.len(), 8u64);
+    while at + 20 <= end {
+        let mut head = [0u8; 20]; // kind, size, and of a packet table the number of packets
+        file.seek(SeekFrom::Start(at))?;
+        file.read_exact(&mut head)?;
+        let [size, packets] = [4, 12].map(|i| head[i..i + 8].iter().fold(0u64, |v, &b| v << 8 | u64::from(b)));
+        let left = end - at - 12;
+        if &head[..4] == b"data" && (size == u64::MAX || size > left) {
+            return Ok(true); // runs to the end, or was cut off
+        }
+        if size > left || (&head[..4] == b"pakt" && packets > size) {
+            return Ok(false);
+        }
+        at += 12 + size;
+    }
+    Ok(true)
 }
 
 /// Samples of sound that a byte can stand for at most: silence in FLAC. A header that claims more lies.
@@ -209,10 +251,10 @@ impl<'a> Sink<'a> {
         }
         let skipped = ((self.run_in * f64::from(rate)).round() as usize).min(self.mono.len());
         self.run_in -= skipped as f64 / f64::from(rate);
-        if self.resampler.as_ref().is_none_or(|(r, _)| *r != rate) {
-            if let Some((_, old)) = self.resampler.replace((rate, resample::Resampler::new(rate))) {
-                old.finish(&mut self.pcm);
-            }
+        if self.resampler.as_ref().is_none_or(|(r, _)| *r != rate)
+            && let Some((_, old)) = self.resampler.replace((rate, resample::Resampler::new(rate)))
+        {
+            old.finish(&mut self.pcm);
         }
         if let Some((_, resampler)) = &mut self.resampler {
             resampler.push(&self.mono[skipped..], &mut self.pcm);

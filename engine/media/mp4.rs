@@ -30,6 +30,33 @@ pub(super) fn tracks(path: &Path) -> Vec<Track> {
     boxes(&moov).filter(|(kind, _)| kind == b"trak").map(|(_, trak)| track(trak, movie)).collect()
 }
 
+/// Whether every box down to the sample tables lies within its parent, and every table within its box.
+pub(super) fn fits(path: &Path) -> bool {
+    moov(path).is_some_and(|moov| content_fits(&moov, 0))
+}
+
+fn content_fits(data: &[u8], depth: usize) -> bool {
+    let mut used = 0;
+    for (kind, content) in boxes(data) {
+        used += 8 + content.len();
+        let table = |entry: usize, count_at: usize| {
+            be(content, count_at, 4).is_some_and(|n| n as usize <= content.len().saturating_sub(count_at + 4) / entry)
+        };
+        let fits = match &kind {
+            b"trak" | b"mdia" | b"minf" | b"stbl" | b"edts" => depth < 8 && content_fits(content, depth + 1),
+            b"stts" | b"ctts" | b"co64" => table(8, 4),
+            b"stsc" => table(12, 4),
+            b"stco" | b"stss" => table(4, 4),
+            b"stsz" => be(content, 4, 4).is_some_and(|size| size > 0) || table(4, 8),
+            _ => true,
+        };
+        if !fits {
+            return false;
+        }
+    }
+    data.len() - used < 8
+}
+
 /// The content of the `moov` box, in memory: never more than the file has.
 fn moov(path: &Path) -> Option<Vec<u8>> {
     let mut file = File::open(path).ok()?;
@@ -53,8 +80,10 @@ fn moov(path: &Path) -> Option<Vec<u8>> {
         }
         if &head[4..8] == b"moov" {
             let mut content = Vec::new();
-            let length = size - header;
-            file.take(length.min(MAX_MOOV)).read_to_end(&mut content).ok()?;
+            if size - header > MAX_MOOV {
+                return None;
+            }
+            file.take(size - header).read_to_end(&mut content).ok()?;
             return Some(content);
         }
         at = next;
@@ -105,4 +134,51 @@ fn edits(elst: &[u8]) -> Option<Vec<(u64, u64)>> {
 /// `width` bytes from `at`, big end first.
 fn be(data: &[u8], at: usize, width: usize) -> Option<u64> {
     Some(data.get(at..at + width)?.iter().fold(0, |v, &b| v << 8 | u64::from(b)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn boxed(kind: &[u8; 4], content: &[u8]) -> Vec<u8> {
+        [&(8 + content.len() as u32).to_be_bytes()[..], kind, content].concat()
+    }
+
+    /// A movie of one track with a run-in of 1024 of 44,100 and `chunks` claimed in a table of two.
+    fn movie(chunks: u32) -> Vec<u8> {
+        let long = |v: &[u32]| v.iter().flat_map(|v| v.to_be_bytes()).collect::<Vec<_>>();
+        let tables = boxed(b"stbl", &boxed(b"stco", &long(&[0, chunks, 7, 9])));
+        let media = [
+            boxed(b"mdhd", &long(&[0, 0, 0, 44_100, 0])),
+            boxed(b"hdlr", &[&long(&[0, 0])[..], b"soun", &[0; 12]].concat()),
+            boxed(b"minf", &tables),
+        ];
+        let edits = boxed(b"edts", &boxed(b"elst", &long(&[0, 2, 10, u32::MAX, 1 << 16, 2000, 1024, 1 << 16])));
+        let track = [edits, boxed(b"mdia", &media.concat())].concat();
+        let content = [boxed(b"mvhd", &long(&[0, 0, 0, 1000, 0])), boxed(b"trak", &track)].concat();
+        [boxed(b"ftyp", b"M4A "), boxed(b"moov", &content)].concat()
+    }
+
+    #[test]
+    fn a_track_tells_its_run_in_and_a_table_that_claims_too_much_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.m4a");
+        let put = |bytes: &[u8]| std::fs::write(&path, bytes).unwrap();
+        put(&movie(2));
+        let want = Track { handler: *b"soun", run_in: 1024.0 / 44_100.0, length: Some(2.0) };
+        assert_eq!((tracks(&path), fits(&path)), (vec![want], true));
+        put(&movie(3));
+        assert!(!fits(&path));
+        let whole = movie(2);
+        for n in 0..whole.len() {
+            put(&whole[..n]);
+            assert!(!fits(&path) && tracks(&path).is_empty(), "{n}");
+        }
+        for at in 12..whole.len() {
+            let mut broken = whole.clone();
+            broken[at] = 0xff;
+            put(&broken);
+            let _ = (fits(&path), tracks(&path)); // neither panics
+        }
+    }
 }

@@ -38,7 +38,7 @@ pub(super) fn open(path: &Path, limits: &Limits) -> Result<Clip> {
             true => Err(problem(
                 path,
                 format!(
-                    "video is read by ffmpeg, which is not installed: {INSTALL}, or give a folder of pictures (--frames DIR --fps N) and a sound file (--audio F)"
+                    "video, Matroska and WebM are read by ffmpeg, which is not installed: {INSTALL}, or give a folder of pictures (--frames DIR --fps N) and a sound file (--audio F)"
                 ),
             )),
             false => Ok(Clip { pcm: audio::open(path, limits)?, ..Clip::default() }),
@@ -49,7 +49,7 @@ pub(super) fn open(path: &Path, limits: &Limits) -> Result<Clip> {
         return Err(problem(path, "it has neither pictures nor sound that ffmpeg can decode"));
     }
     let Some(video) = found.video() else {
-        return Ok(Clip { pcm: audio::open(path, limits)?, ..Clip::default() });
+        return Ok(Clip { pcm: sound_alone(path, limits, &found)?, ..Clip::default() });
     };
     let frames = pictures(path, limits, &found, video)?;
     let pcm = if found.audio().is_some() { sound(path, limits, &found)? } else { Vec::new() };
@@ -64,7 +64,7 @@ pub(super) fn open_audio(path: &Path, limits: &Limits) -> Result<Vec<f32>> {
     let found = probe(path, false)?;
     match (found.video(), found.audio()) {
         (_, None) => Err(problem(path, "it has no sound")),
-        (None, Some(_)) => audio::open(path, limits),
+        (None, Some(_)) => sound_alone(path, limits, &found),
         (Some(_), Some(_)) => sound(path, limits, &found),
     }
 }
@@ -74,15 +74,16 @@ pub(super) fn decode_audio(path: &Path, limits: &Limits) -> Result<Vec<f32>> {
     sound(path, limits, &probe(path, false)?)
 }
 
-/// Whether a container has pictures, told without ffmpeg.
+/// Sound of a container without pictures: Ogg is decoded here, the others by a process that a hostile file cannot take along.
+fn sound_alone(path: &Path, limits: &Limits, found: &Probe) -> Result<Vec<f32>> {
+    if sniff::head(path)?.starts_with(b"OggS") { audio::open(path, limits) } else { sound(path, limits, found) }
+}
+
+/// Whether a container has pictures, told without ffmpeg; of Matroska it is not known.
 fn seems_video(path: &Path) -> bool {
     let tracks = mp4::tracks(path);
-    match sniff::head(path).unwrap_or_default() {
-        head if head.starts_with(b"OggS") => false,
-        head if head.starts_with(b"\x1a\x45\xdf\xa3") => audio::has_unknown_tracks(path),
-        _ if tracks.is_empty() => true,
-        _ => tracks.iter().any(|t| &t.handler == b"vide"),
-    }
+    let ogg = sniff::head(path).is_ok_and(|h| h.starts_with(b"OggS"));
+    !ogg && (tracks.is_empty() || tracks.iter().any(|t| &t.handler == b"vide"))
 }
 
 /// What ffprobe tells of a file.

@@ -120,20 +120,23 @@ fn mean_of(speeds: &[Series], of: impl Fn(f64) -> f64) -> Series {
     first.with((0..first.t.len()).map(at).collect())
 }
 
+/// A landmark in pixels and in metres.
+type Pair = ([f64; 2], [f64; 2]);
+
 /// Spread of the visible landmarks about their middle in metres over that in pixels, both in the plane of the picture.
 fn metres_per_pixel(frame: &Observed<Person>, person: &Person) -> Option<f64> {
-    let points: Vec<([f64; 2], [f64; 2])> = (11..person.landmarks.len().min(33))
+    let points: Vec<Pair> = (11..person.landmarks.len().min(33))
         .filter_map(|i| Some((pixel(frame, person, i)?, world(person, i).map(|w| [w[0], w[1]])?)))
         .filter(|(p, w)| p.iter().chain(w).all(|v| v.is_finite()))
         .collect();
     if points.len() < 6 {
         return None;
     }
-    let spread = |get: &dyn Fn(&([f64; 2], [f64; 2])) -> [f64; 2]| {
+    let spread = |get: fn(&Pair) -> [f64; 2]| {
         let n = points.len() as f64;
         let middle = [0, 1].map(|k| points.iter().map(|p| get(p)[k]).sum::<f64>() / n);
         points.iter().map(|p| (get(p)[0] - middle[0]).powi(2) + (get(p)[1] - middle[1]).powi(2)).sum::<f64>().sqrt()
     };
-    let (pixels, metres) = (spread(&|p| p.0), spread(&|p| p.1));
+    let (pixels, metres) = (spread(|p| p.0), spread(|p| p.1));
     (pixels > 1.0 && metres > 1e-3).then(|| metres / pixels)
 }
