@@ -139,11 +139,22 @@ fn threads(config: &Config) -> Check {
     ok("threads", seen)
 }
 
+/// Bytes that this process's control group allows, where that is less than the machine has.
+fn memory_limit(total: u64) -> Option<u64> {
+    cgroup_value("memory.max").or_else(|| cgroup_value("memory/memory.limit_in_bytes")).filter(|n| *n < total)
+}
+
+/// Bytes that may still be used, where the system tells.
+pub fn memory_available() -> Option<u64> {
+    let (total, free) = meminfo()?;
+    Some(free.min(memory_limit(total).unwrap_or(u64::MAX)))
+}
+
 fn memory() -> Check {
     let Some((total, free)) = meminfo() else {
         return ok("memory", "not known on this system");
     };
-    let limit = cgroup_value("memory.max").or_else(|| cgroup_value("memory/memory.limit_in_bytes")).filter(|n| *n < total);
+    let limit = memory_limit(total);
     let group = limit.map_or(String::new(), |n| format!(", control group allows {}", HumanBytes(n)));
     let seen = format!("{} free of {}{group}", HumanBytes(free), HumanBytes(total));
     if free.min(limit.unwrap_or(u64::MAX)) < 2 << 30 {

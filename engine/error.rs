@@ -22,6 +22,9 @@ pub enum Error {
     /// A weight file that cannot be used.
     #[error(transparent)]
     Weights(#[from] dreamseed_models::weights::Error),
+    /// A request that the speech model cannot meet, or weights of it that cannot be used.
+    #[error("speech: {0}")]
+    Speech(#[from] dreamseed_models::whisper::Error),
     /// Weights that are not there and could not be had.
     #[error("{0}")]
     Fetch(String),

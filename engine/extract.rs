@@ -1,9 +1,19 @@
-//! Perception: speech, prosody, pose and face in parallel, each on its own track.
+//! Perception: speech and prosody on one lane, pose and face on the other, in parallel, each on its own track.
 
-use dreamseed_models::{face::Face, pose::Person, prosody::Prosody, whisper::Transcript};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use dreamseed_kernels::Pool;
+use dreamseed_models::face::{self, Face, FaceNets};
+use dreamseed_models::image::Image;
+use dreamseed_models::pose::{self, Person, Pose};
+use dreamseed_models::prosody::{self, Prosody};
+use dreamseed_models::whisper::{self, Transcript, Whisper};
+
+use crate::media::{Clip, Frame};
+use crate::{Error, Result};
 
 /// What was perceived in one frame; times are the clip's.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Observed<T> {
     /// Seconds from the start of the clip.
     pub t: f64,
@@ -16,7 +26,7 @@ pub struct Observed<T> {
 }
 
 /// All tracks of a clip. A track is `None` when it was not asked for or the clip has nothing for it.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Tracks {
     /// Seconds.
     pub duration: f64,
@@ -28,4 +38,91 @@ pub struct Tracks {
     pub pose: Option<Vec<Observed<Person>>>,
     /// What the face did, a frame each.
     pub face: Option<Vec<Observed<Face>>>,
+}
+
+/// The models that perceive; what is `None` is not asked for.
+#[derive(Default)]
+pub struct Perception<'a> {
+    /// Speech to text.
+    pub speech: Option<&'a Whisper>,
+    /// Its options.
+    pub speech_options: whisper::Options,
+    /// Pitch, loudness, rhythm.
+    pub prosody: bool,
+    /// Body.
+    pub pose: Option<&'a Pose>,
+    /// Face.
+    pub face: Option<&'a FaceNets>,
+    /// Pictures belong together in time: follow and smooth.
+    pub video: bool,
+}
+
+/// Perceives a clip. The two lanes share the pool: while one waits or does what cannot be split, the other computes.
+///
+/// # Errors
+/// [`Error::Cancelled`] soon after `cancel` is set; a model's own error otherwise.
+pub fn extract(pool: &Pool, clip: &Clip, perception: &Perception, cancel: &AtomicBool) -> Result<Tracks> {
+    let (sound, sight) = std::thread::scope(|scope| {
+        let sight = scope.spawn(|| watch(pool, &clip.frames, perception, cancel));
+        let sound = listen(pool, &clip.pcm, perception, cancel);
+        (sound, sight.join())
+    });
+    let sight = sight.map_err(|_| Error::Internal("the lane of pose and face panicked".into()));
+    let ((speech, prosody), (pose, face)) = (sound?, sight??);
+    Ok(Tracks { duration: clip.duration(), speech, prosody, pose, face })
+}
+
+fn check(cancel: &AtomicBool) -> Result<()> {
+    if cancel.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+}
+
+/// The lane of sound.
+fn listen(pool: &Pool, pcm: &[f32], with: &Perception, cancel: &AtomicBool) -> Result<(Option<Transcript>, Option<Prosody>)> {
+    if pcm.is_empty() {
+        return Ok((None, None));
+    }
+    let prosody = with.prosody.then(|| prosody::analyse(pool, pcm, &prosody::Options::default()));
+    check(cancel)?;
+    let Some(model) = with.speech else { return Ok((None, prosody)) };
+    let mut goes_on = |_: whisper::Progress| match cancel.load(Ordering::Relaxed) {
+        true => std::ops::ControlFlow::Break(()),
+        false => std::ops::ControlFlow::Continue(()),
+    };
+    let speech = model.transcribe(pool, pcm, &with.speech_options, &mut goes_on)?;
+    check(cancel)?;
+    Ok((Some(speech), prosody))
+}
+
+type Watched = (Option<Vec<Observed<Person>>>, Option<Vec<Observed<Face>>>);
+
+/// The lane of sight.
+fn watch(pool: &Pool, frames: &[Frame], with: &Perception, cancel: &AtomicBool) -> Result<Watched> {
+    if frames.is_empty() {
+        return Ok((None, None));
+    }
+    let mut bodies = with.pose.map(|p| (p.tracker(pose::Options { smooth: with.video, ..Default::default() }), Vec::new()));
+    let mut faces = with.face.map(|f| (f.tracker(face::Options { follow: with.video, ..Default::default() }), Vec::new()));
+    for frame in frames {
+        check(cancel)?;
+        let image = view(frame)?;
+        if let Some((tracker, track)) = &mut bodies {
+            track.push(observed(frame, tracker.track(pool, &image, frame.t)?));
+        }
+        if let Some((tracker, track)) = &mut faces {
+            track.push(observed(frame, tracker.track(pool, &image)?));
+        }
+    }
+    Ok((bodies.map(|b| b.1), faces.map(|f| f.1)))
+}
+
+/// A frame as the nets take it.
+pub fn view(frame: &Frame) -> Result<Image<'_>> {
+    Image::new(frame.width, frame.height, &frame.rgb).ok_or_else(|| {
+        let (w, h, n) = (frame.width, frame.height, frame.rgb.len());
+        Error::Usage(format!("a frame of {w} x {h} pixels needs {w} * {h} * 3 > 0 bytes, not {n}"))
+    })
+}
+
+fn observed<T>(frame: &Frame, found: Vec<T>) -> Observed<T> {
+    Observed { t: frame.t, width: frame.width, height: frame.height, found }
 }

@@ -13,6 +13,7 @@ pub mod doctor;
 pub mod error;
 pub mod extract;
 pub mod fetch;
+pub mod lesson;
 pub mod llm;
 pub mod manifest;
 pub mod media;
@@ -22,3 +23,9 @@ pub mod session;
 pub mod timeline;
 
 pub use error::{Error, Result};
+pub use session::Engine;
+
+/// The README's examples are compiled as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

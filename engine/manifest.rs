@@ -78,6 +78,8 @@ pub enum Role {
     Vision,
     /// Text to speech.
     Voice,
+    /// Material of the demo: no model.
+    Sample,
 }
 
 /// Size class of a language model.
@@ -116,6 +118,8 @@ pub enum Format {
     Tfjs,
     /// Open Neural Network Exchange.
     Onnx,
+    /// A picture or a recording.
+    Media,
 }
 
 /// One file of a model.

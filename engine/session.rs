@@ -1,1 +1,316 @@
-//! (to be written)
+//! The Rust API: an [`Engine`] holds what is loaded; a coaching session is a stream of events that ends when it is dropped.
+//!
+//! ```
+//! use dreamseed::coach::{Lab, events::Event};
+//! use dreamseed::{Engine, demo, lesson::Request};
+//!
+//! # fn main() -> dreamseed::Result<()> {
+//! let engine = Engine::builder().build()?;
+//! let clip = demo::open(&engine, &[])?; // or media::open("lesson.wav".as_ref(), &engine.limits())?
+//! let mut points = 0;
+//! for event in engine.coach(Request::new(Lab::Speech, clip)) {
+//!     if let Event::Point(point) = event? {
+//!         println!("{:?} {}", point.point.span, point.text);
+//!         points += 1;
+//!     }
+//! }
+//! assert!(points > 0);
+//! # Ok(())
+//! # }
+//! ```
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+
+use dreamseed_kernels::Pool;
+use dreamseed_models::face::FaceNets;
+use dreamseed_models::pose::Pose;
+use dreamseed_models::whisper::{self, Transcript, Whisper};
+
+use crate::config::Config;
+use crate::extract::{self, Perception, Tracks};
+use crate::fetch::{Progress, Store};
+use crate::llm::Llm;
+use crate::manifest::{Model, Role};
+use crate::media::{Clip, Limits};
+use crate::{Error, Result};
+
+/// The pose model where none is named.
+pub(crate) const POSE: &str = "blazepose-full";
+
+/// Models that were loaded, by where they came from.
+type Kept<T> = Mutex<HashMap<PathBuf, Arc<T>>>;
+
+struct Inner {
+    config: Config,
+    store: Store,
+    pool: Arc<Pool>,
+    speech: Kept<Whisper>,
+    pose: Kept<Pose>,
+    face: Kept<FaceNets>,
+    llm: Kept<Llm>,
+    progress: Progress,
+}
+
+/// Loads what is needed when it is first needed, keeps it, and serves any number of callers. Cloning is cheap.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+/// How an [`Engine`] is made.
+#[derive(Default)]
+pub struct Builder {
+    config: Option<Config>,
+    threads: Option<usize>,
+    offline: bool,
+    home: Option<PathBuf>,
+    progress: Option<Progress>,
+}
+
+impl Builder {
+    /// Starts from this configuration (default: file, environment and built-in values, as the command line does).
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = Some(config);
+        self
+    }
+
+    /// Threads for the kernels.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Never touches the network: a model that is not there is an error.
+    pub fn offline(mut self) -> Self {
+        self.offline = true;
+        self
+    }
+
+    /// Folder of the weights.
+    pub fn home(mut self, home: impl Into<PathBuf>) -> Self {
+        self.home = Some(home.into());
+        self
+    }
+
+    /// Told about downloads (default: nobody).
+    pub fn progress(mut self, progress: Progress) -> Self {
+        self.progress = Some(progress);
+        self
+    }
+
+    /// An engine. Nothing is loaded or downloaded yet.
+    ///
+    /// # Errors
+    /// A configuration that cannot be read or has a value that is not allowed.
+    pub fn build(self) -> Result<Engine> {
+        let mut config = match self.config {
+            Some(config) => config,
+            None => Config::load(&crate::config::Flags::default())?,
+        };
+        config.threads = self.threads.unwrap_or(config.threads);
+        config.offline |= self.offline;
+        config.home = self.home.unwrap_or(config.home);
+        if let Some(level) = config.simd.level() {
+            dreamseed_kernels::simd::limit(level);
+        }
+        Ok(Engine {
+            inner: Arc::new(Inner {
+                store: Store::open(&config)?,
+                pool: Arc::new(Pool::new(config.threads())),
+                config,
+                speech: Kept::default(),
+                pose: Kept::default(),
+                face: Kept::default(),
+                llm: Kept::default(),
+                progress: self.progress.unwrap_or_else(Progress::silent),
+            }),
+        })
+    }
+}
+
+/// The kept model, or a newly loaded one. Two callers that want the same model load it once.
+fn kept<T>(slot: &Kept<T>, key: &Path, load: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+    let mut models = slot.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if let Some(model) = models.get(key) {
+        return Ok(model.clone());
+    }
+    let model = Arc::new(load()?);
+    models.insert(key.to_path_buf(), model.clone());
+    Ok(model)
+}
+
+impl Engine {
+    /// How to make one.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The configuration in use.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// Where weights are kept.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The threads that the kernels run on.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.inner.pool
+    }
+
+    /// What input is let in, as configured.
+    pub fn limits(&self) -> Limits {
+        let l = &self.inner.config.limits;
+        Limits {
+            max_bytes: l.media_mb.saturating_mul(1 << 20),
+            max_seconds: l.seconds as f64,
+            max_pixels: l.megapixels.saturating_mul(1_000_000),
+            max_frames: l.frames as usize,
+            ..Limits::default()
+        }
+    }
+
+    /// Fetches what of these models (ids, profiles) and of those they need is not there, together: each package once.
+    pub fn prepare(&self, ids: &[&str]) -> Result<()> {
+        let mut models: Vec<&Model> = Vec::new();
+        for id in ids {
+            let more = self.inner.store.manifest().select(id)?;
+            models.extend(more.into_iter().filter(|m| !models.iter().any(|seen| seen.id == m.id)).collect::<Vec<_>>());
+        }
+        self.inner.store.ensure_all(&models, &self.inner.progress)
+    }
+
+    /// The folder of a model by id, downloaded if need be.
+    pub fn folder(&self, id: &str) -> Result<PathBuf> {
+        let inner = &self.inner;
+        inner.store.ensure(inner.store.manifest().find(id)?, &inner.progress)
+    }
+
+    /// The profile's first model of a role.
+    pub(crate) fn default_model(&self, role: Role) -> Result<String> {
+        let manifest = self.inner.store.manifest();
+        let profile = crate::fetch::profile(&self.inner.config, &self.inner.store)?;
+        let first = manifest.in_profile(profile, role).first().map(|m| m.id.clone());
+        first.ok_or_else(|| Error::Usage(format!("profile {} has no {role:?} model; name one with --model", profile.id)))
+    }
+
+    /// Where a model is: a path that exists, else an id of weights.toml (the profile's model of the role when `None`). The
+    /// second is the file of that model whose name ends in `ending`.
+    fn locate(&self, model: Option<&str>, role: Role, ending: &str) -> Result<(PathBuf, PathBuf)> {
+        let wanted = match model {
+            Some(m) => m.to_string(),
+            None => self.default_model(role)?,
+        };
+        let path = Path::new(&wanted);
+        let folder = match path.metadata() {
+            Ok(m) if m.is_file() => {
+                return Ok((path.parent().unwrap_or(Path::new(".")).to_path_buf(), path.to_path_buf()));
+            }
+            Ok(_) => path.to_path_buf(),
+            Err(e) if wanted.contains(std::path::MAIN_SEPARATOR) => return Err(Error::Io { path: path.into(), source: e }),
+            Err(_) => {
+                let model = self.inner.store.manifest().find(&wanted)?;
+                if model.role != role {
+                    let problem = format!("{wanted} is a {:?} model; here a {role:?} model is needed", model.role);
+                    return Err(Error::Usage(problem));
+                }
+                let folder = self.folder(&wanted)?;
+                let file = model.files.iter().find(|f| f.path.ends_with(ending)).map(|f| folder.join(&f.path));
+                let file = file.ok_or_else(|| Error::Usage(format!("{wanted} has no file *{ending}: this engine cannot run it")))?;
+                return Ok((folder, file));
+            }
+        };
+        let entries = std::fs::read_dir(&folder).map_err(|source| Error::Io { path: folder.clone(), source })?;
+        let mut files: Vec<_> = entries.filter_map(|e| e.ok().map(|e| e.path())).collect();
+        files.sort();
+        let file = files.into_iter().find(|f| f.to_string_lossy().ends_with(ending));
+        let file = file.ok_or_else(|| Error::Usage(format!("{}: no file *{ending} in it", folder.display())))?;
+        Ok((folder, file))
+    }
+
+    /// A speech model: an id, a folder, or the profile's.
+    pub fn speech(&self, model: Option<&str>) -> Result<Arc<Whisper>> {
+        let (folder, _) = self.locate(model, Role::Speech, "")?;
+        kept(&self.inner.speech, &folder, || Ok(Whisper::open(&folder, &self.inner.pool)?))
+    }
+
+    /// A pose model: `lite`, `full`, `heavy`, a landmark file, or the profile's.
+    pub fn pose(&self, model: Option<&str>) -> Result<Arc<Pose>> {
+        let (_, net) = self.locate(Some(model.unwrap_or(POSE)), Role::Pose, ".tflite")?;
+        let (_, detector) = self.locate(Some("blazepose-detector"), Role::Pose, ".tflite")?;
+        kept(&self.inner.pose, &net, || Ok(Pose::open(&detector, &net)?))
+    }
+
+    /// The face models.
+    pub fn face(&self) -> Result<Arc<FaceNets>> {
+        let (_, detector) = self.locate(Some("face-detector"), Role::Face, ".tflite")?;
+        let (_, mesh) = self.locate(Some("face-mesh"), Role::Face, ".tflite")?;
+        let (_, expression) = self.locate(Some("face-emotion"), Role::Face, ".json")?;
+        kept(&self.inner.face, &mesh, || Ok(FaceNets::open(&detector, &mesh, Some(&expression))?))
+    }
+
+    /// An LLM: an id, a file, or the profile's.
+    pub fn llm(&self, model: Option<&str>) -> Result<Arc<Llm>> {
+        let (_, file) = self.locate(model, Role::Llm, ".gguf")?;
+        kept(&self.inner.llm, &file, || Llm::open(&file, self.inner.pool.clone()))
+    }
+
+    /// Speech to text. `on_progress` sees segments as they come and can stop.
+    pub fn transcribe(
+        &self,
+        model: Option<&str>,
+        pcm: &[f32],
+        options: &whisper::Options,
+        on_progress: &mut dyn FnMut(whisper::Progress) -> std::ops::ControlFlow<()>,
+    ) -> Result<Transcript> {
+        Ok(self.speech(model)?.transcribe(&self.inner.pool, pcm, options, on_progress)?)
+    }
+
+    /// Perceives a clip: the tracks that `wanted` names and the clip has something for.
+    ///
+    /// # Errors
+    /// Models that cannot be had or loaded; [`Error::Cancelled`] soon after `cancel` is set.
+    pub fn perceive(&self, clip: &Clip, wanted: &Wanted, cancel: &AtomicBool) -> Result<Tracks> {
+        let (sound, sight) = (!clip.pcm.is_empty(), !clip.frames.is_empty());
+        let speech = (wanted.speech && sound).then(|| self.speech(wanted.speech_model.as_deref())).transpose()?;
+        let pose = (wanted.pose && sight).then(|| self.pose(wanted.pose_model.as_deref())).transpose()?;
+        let face = (wanted.face && sight).then(|| self.face()).transpose()?;
+        let perception = Perception {
+            speech: speech.as_deref(),
+            speech_options: whisper::Options { word_timestamps: true, ..whisper::Options::default() },
+            prosody: wanted.prosody && sound,
+            pose: pose.as_deref(),
+            face: face.as_deref(),
+            video: clip.frames.len() > 1,
+        };
+        extract::extract(&self.inner.pool, clip, &perception, cancel)
+    }
+}
+
+/// Which tracks of a clip are wanted, and by which models.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Speech to text.
+    pub speech: bool,
+    /// Pitch, loudness, rhythm.
+    pub prosody: bool,
+    /// Body.
+    pub pose: bool,
+    /// Face.
+    pub face: bool,
+    /// Speech model: an id or a folder; `None` is the profile's.
+    pub speech_model: Option<String>,
+    /// Pose model: an id or a file; `None` is the full BlazePose.
+    pub pose_model: Option<String>,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self { speech: true, prosody: true, pose: true, face: true, speech_model: None, pose_model: None }
+    }
+}

@@ -54,6 +54,11 @@ impl Chat {
         answer
     }
 
+    /// Replaces the conversation. What it begins with in common with the last one stays in the cache.
+    pub fn set(&mut self, messages: Vec<Message>) {
+        self.messages = messages;
+    }
+
     /// Forgets all turns but the instructions.
     pub fn clear(&mut self) {
         self.messages.retain(|m| m.role == Role::System);

@@ -245,6 +245,13 @@ impl Weights {
         })
     }
 
+    /// Number of weights in the matrices, a tied embedding counted once.
+    pub fn parameters(&self) -> u64 {
+        let count = |m: &Matrix| m.rows() as u64 * m.cols() as u64;
+        let layer = |l: &Layer| [&l.wq, &l.wk, &l.wv, &l.wo, &l.w_gate, &l.w_up, &l.w_down].map(count).iter().sum::<u64>();
+        self.layers.iter().map(layer).sum::<u64>() + count(&self.embeddings) + self.output.as_ref().map_or(0, count)
+    }
+
     /// Bytes that one decoded token reads: all weights but the embeddings where they are not the output too.
     pub fn bytes_per_token(&self) -> usize {
         let layer = |l: &Layer| [&l.wq, &l.wk, &l.wv, &l.wo, &l.w_gate, &l.w_up, &l.w_down].map(size).iter().sum::<usize>();

@@ -1,0 +1,186 @@
+//! `dreamseed run`: a chat in the terminal, or one prompt.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::ops::ControlFlow;
+
+use clap::Args;
+
+use super::{emit, emit_json, engine, note, print};
+use crate::config::Config;
+use crate::llm::{self, Chat, Generation, Options, Sampling, Session};
+use crate::{Engine, Error, Result};
+
+/// Arguments of `run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// LLM: an id of `dreamseed models`, a GGUF file, or a folder (default: the profile's)
+    #[arg(long, value_name = "ID|FILE")]
+    pub model: Option<String>,
+    /// Answer this and end (`-` reads it from stdin); without it, chat
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// Instructions for the model
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    pub system: Option<String>,
+    /// Complete the prompt as it stands, without the model's chat template
+    #[arg(long, requires = "prompt")]
+    pub raw: bool,
+    /// Most tokens of an answer
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub max_tokens: usize,
+    /// Tokens that are kept in mind, prompt and answers together
+    #[arg(long, value_name = "N")]
+    pub context: Option<usize>,
+    /// 0: always the likeliest token; higher: more varied
+    #[arg(long, value_name = "T", default_value_t = 0.7)]
+    pub temperature: f32,
+    /// Sample from the K likeliest tokens; 0: from all
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    pub top_k: usize,
+    /// Sample from the likeliest tokens that together have this probability
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    pub top_p: f32,
+    /// Leave out tokens with less than this share of the likeliest one's probability
+    #[arg(long, value_name = "P", default_value_t = 0.05)]
+    pub min_p: f32,
+    /// Makes tokens of the last ones less likely (1: not)
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub repetition_penalty: f32,
+    /// Taken from the logit of every token that has come up
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub presence_penalty: f32,
+    /// Taken from the logit of a token for each time that it has come up
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub frequency_penalty: f32,
+    /// Tokens that the penalties look back on
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub penalty_window: usize,
+    /// The same seed gives the same answer
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// End the answer before this text (may be given several times)
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// The log-probability of each token, in the JSON
+    #[arg(long, requires = "json")]
+    pub logprobs: bool,
+    /// One JSON object
+    #[arg(long, requires = "prompt")]
+    pub json: bool,
+}
+
+impl RunArgs {
+    fn options(&self) -> Options {
+        let sampling = Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            penalty_window: self.penalty_window,
+            seed: self.seed,
+        };
+        Options { max_tokens: self.max_tokens, sampling, stop: self.stop.clone(), logprobs: self.logprobs }
+    }
+}
+
+pub(super) fn run(config: Config, args: RunArgs) -> Result<()> {
+    let options = args.options();
+    options.sampling.check()?; // before anything is fetched or loaded
+    let limit = config.limits.tokens;
+    if args.max_tokens > limit || args.context.is_some_and(|c| c > limit) {
+        return Err(Error::Usage(format!("at most {limit} tokens are allowed (limits.tokens)")));
+    }
+    let engine = engine(config)?;
+    match &args.prompt {
+        None => chat(&engine, &args, &options),
+        Some(prompt) => answer(&engine, &args, &options, &text_of(prompt, engine.limits().max_bytes)?),
+    }
+}
+
+fn text_of(prompt: &str, limit: u64) -> Result<String> {
+    if prompt != "-" {
+        return Ok(prompt.to_owned());
+    }
+    let mut text = String::new();
+    let mut input = std::io::Read::take(std::io::stdin().lock(), limit);
+    std::io::Read::read_to_string(&mut input, &mut text).map_err(|source| Error::Io { path: "standard input".into(), source })?;
+    Ok(text)
+}
+
+/// Streams to stdout and remembers why it could not.
+fn stream(quiet: bool, failed: &mut Option<Error>) -> impl FnMut(&str) -> ControlFlow<()> + '_ {
+    move |text| match if quiet { Ok(()) } else { print(text) } {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(e) => {
+            *failed = Some(e);
+            ControlFlow::Break(())
+        }
+    }
+}
+
+fn answer(engine: &Engine, args: &RunArgs, options: &Options, prompt: &str) -> Result<()> {
+    let llm = engine.llm(args.model.as_deref())?;
+    let mut failed = None;
+    let generation = if args.raw {
+        llm::raw(&mut Session::new(llm, args.context)?, prompt, options, stream(args.json, &mut failed))?
+    } else {
+        Chat::new(llm, args.context, args.system.as_deref())?.say(prompt, options, stream(args.json, &mut failed))?
+    };
+    match failed {
+        Some(e) => Err(e),
+        None if args.json => emit_json(&generation),
+        None => {
+            emit("")?;
+            speed(&generation);
+            Ok(())
+        }
+    }
+}
+
+fn speed(g: &Generation) {
+    let (read, write) = (g.prefill_tokens_per_s, g.decode_tokens_per_s);
+    note(&format!("[{} tokens read at {read:.0}/s, {} written at {write:.0}/s]", g.prompt_tokens.len(), g.tokens.len()));
+}
+
+/// One line a turn; /clear forgets, /quit or end of input ends. A turn that fails is told and the chat goes on.
+fn chat(engine: &Engine, args: &RunArgs, options: &Options) -> Result<()> {
+    let llm = engine.llm(args.model.as_deref())?;
+    let mut chat = Chat::new(llm, args.context, args.system.as_deref())?;
+    let person = std::io::stdin().is_terminal();
+    if person {
+        note("Type a line and Enter. /clear forgets the conversation, /quit ends it.");
+    }
+    let mut lines = std::io::stdin().lock().lines();
+    loop {
+        if person {
+            eprint!("> ");
+            let _ = std::io::stderr().flush();
+        }
+        let Some(line) = lines.next() else { return Ok(()) };
+        let line = line.map_err(|source| Error::Io { path: "standard input".into(), source })?;
+        match line.trim() {
+            "" => continue,
+            "/quit" | "/exit" => return Ok(()),
+            "/clear" => {
+                chat.clear();
+                continue;
+            }
+            _ => {}
+        }
+        let mut failed = None;
+        let outcome = chat.say(&line, options, stream(false, &mut failed));
+        if let Some(e) = failed {
+            return Err(e);
+        }
+        emit("")?;
+        match outcome {
+            Ok(generation) if person => speed(&generation),
+            Ok(_) => {}
+            Err(e @ Error::Usage(_)) => note(&format!("{e}; /clear starts anew")),
+            Err(e) => return Err(e),
+        }
+    }
+}

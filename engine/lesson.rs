@@ -1,0 +1,348 @@
+//! A lesson: the whole way of the data for one clip, as a stream of events that ends when it is dropped.
+
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Instant;
+
+use dreamseed_models::chat::{Message, Role};
+
+use crate::coach::events::{Done, Event, Features, Lesson};
+use crate::coach::{self, Input, Lab, Language, Plan, Reference};
+use crate::composer::{self, Composer, Prompt, Style};
+use crate::extract::Tracks;
+use crate::llm::{Chat, Llm, Options, Sampling};
+use crate::manifest;
+use crate::media::Clip;
+use crate::router::{self, Candidate, Task, Tier};
+use crate::session::{Engine, Wanted};
+use crate::timeline::{self, Timeline};
+use crate::{Error, Result};
+
+/// Tokens of the LLM's context that a point needs: prompt, examples and answer.
+const CONTEXT: usize = 1024;
+/// Events that wait for a slow caller before the lesson waits too.
+const WAITING: usize = 256;
+
+/// What a lesson works on.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What is practised.
+    pub lab: Lab,
+    /// The learner's clip; its text is what should be said.
+    pub clip: Arc<Clip>,
+    /// A teacher's clip: the measures become differences.
+    pub reference: Option<Arc<Clip>>,
+    /// Language of the feedback.
+    pub language: Language,
+    /// Who phrases the points.
+    pub voice: Voice,
+    /// Speech model: an id or a folder; `None` is the profile's.
+    pub speech: Option<String>,
+    /// Pose model: an id or a file; `None` is the full BlazePose.
+    pub pose: Option<String>,
+    /// Seed of the LLM's sampling.
+    pub seed: u64,
+}
+
+/// Who phrases the points of a lesson.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Voice {
+    /// The LLM that the router picks from the profile.
+    #[default]
+    Routed,
+    /// This LLM: an id or a file.
+    Model(String),
+    /// The planner alone.
+    Planner,
+}
+
+impl Request {
+    /// A lesson in English on `clip`.
+    pub fn new(lab: Lab, clip: Clip) -> Self {
+        let (language, voice) = (Language::default(), Voice::default());
+        Self { lab, clip: Arc::new(clip), reference: None, language, voice, speech: None, pose: None, seed: 0 }
+    }
+
+    /// Ids of the models that the lesson runs, those given as files left out.
+    pub fn models(&self, engine: &Engine) -> Result<Vec<String>> {
+        let wanted = self.wanted();
+        let mut ids = Vec::new();
+        if wanted.speech {
+            ids.push(self.speech.clone().map_or_else(|| engine.default_model(manifest::Role::Speech), Ok)?);
+        }
+        if wanted.pose {
+            ids.push(self.pose.clone().unwrap_or_else(|| crate::session::POSE.into()));
+        }
+        if wanted.face {
+            ids.extend(["face-mesh".into(), "face-emotion".into()]);
+        }
+        ids.extend(route(engine, self)?.0);
+        ids.retain(|id| engine.store().manifest().find(id).is_ok());
+        Ok(ids)
+    }
+
+    /// The tracks that the lab looks at.
+    fn wanted(&self) -> Wanted {
+        let (sound, sight) = match self.lab {
+            Lab::Speech => (true, false),
+            Lab::Dance => (false, true),
+            Lab::Drama => (true, true),
+        };
+        Wanted {
+            speech: sound,
+            prosody: sound,
+            pose: sight,
+            face: self.lab == Lab::Drama,
+            speech_model: self.speech.clone(),
+            pose_model: self.pose.clone(),
+        }
+    }
+}
+
+/// Events of a lesson, as they happen. Dropping it cancels what is still running.
+pub struct EventStream {
+    events: Receiver<Result<Event>>,
+    cancel: Arc<AtomicBool>,
+    kept: Arc<std::sync::Mutex<Option<Seen>>>,
+}
+
+/// What a lesson was made from, for pictures and exports.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// What was perceived.
+    pub tracks: Tracks,
+    /// The same on one clock.
+    pub timeline: Timeline,
+    /// What the coach found.
+    pub plan: Plan,
+}
+
+impl EventStream {
+    /// What the lesson was made from; there once the scores have come.
+    pub fn seen(&self) -> Option<Seen> {
+        self.kept.lock().ok()?.clone()
+    }
+}
+
+impl Iterator for EventStream {
+    type Item = Result<Event>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.events.recv().ok()
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        self.cancel.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Engine {
+    /// Begins a lesson. The events are `features`, `score`..., then for each point its `token`s and the `point`, then `done`; an
+    /// error ends them.
+    pub fn coach(&self, request: Request) -> EventStream {
+        let (sender, events) = sync_channel(WAITING);
+        let (cancel, kept) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let run = Run { engine: self.clone(), request, sender, cancel: cancel.clone(), kept: Arc::clone(&kept), clock: Clock::new() };
+        std::thread::spawn(move || {
+            let sender = run.sender.clone();
+            let outcome = catch_unwind(AssertUnwindSafe(|| run.lesson()))
+                .unwrap_or_else(|_| Err(Error::Internal("the lesson panicked; please report it with the clip".into())));
+            match outcome {
+                // the caller is gone: nobody to tell
+                Ok(()) | Err(Error::Cancelled) => {}
+                Err(e) => drop(sender.send(Err(e))),
+            }
+        });
+        EventStream { events, cancel, kept }
+    }
+}
+
+/// Seconds by stage.
+struct Clock {
+    begin: Instant,
+    last: Instant,
+    seconds: Vec<(String, f64)>,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { begin: now, last: now, seconds: Vec::new() }
+    }
+
+    /// The stage that ends now.
+    fn stage(&mut self, name: &str) {
+        let now = Instant::now();
+        self.seconds.push((name.into(), (now - self.last).as_secs_f64()));
+        self.last = now;
+    }
+
+    /// Since the beginning.
+    fn since(&mut self, name: &str) {
+        self.seconds.push((name.into(), self.begin.elapsed().as_secs_f64()));
+    }
+}
+
+/// One running lesson.
+struct Run {
+    engine: Engine,
+    request: Request,
+    sender: SyncSender<Result<Event>>,
+    cancel: Arc<AtomicBool>,
+    kept: Arc<std::sync::Mutex<Option<Seen>>>,
+    clock: Clock,
+}
+
+impl Run {
+    fn send(&self, event: Event) -> Result<()> {
+        if self.cancel.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { self.sender.send(Ok(event)).map_err(|_| Error::Cancelled) }
+    }
+
+    fn lesson(mut self) -> Result<()> {
+        // 1. perceive; the LLM loads meanwhile
+        let (model, reason) = route(&self.engine, &self.request)?;
+        tracing::info!("{reason}");
+        let (tracks, llm) = std::thread::scope(|scope| {
+            let llm = scope.spawn(|| model.as_deref().map(|id| self.engine.llm(Some(id))).transpose());
+            let tracks = self.perceive(&self.request.clip);
+            (tracks, llm.join())
+        });
+        let (tracks, llm) = (tracks?, llm.map_err(|_| Error::Internal("loading the LLM panicked".into()))??);
+        let reference = self.request.reference.as_ref().map(|clip| self.perceive(clip)).transpose()?;
+        self.clock.stage("extract");
+        // 2. fuse
+        let timeline = timeline::fuse(&tracks, timeline::RATE);
+        let teacher = reference.map(|tracks| (timeline::fuse(&tracks, timeline::RATE), tracks));
+        self.clock.stage("fuse");
+        self.send(Event::Features(Features::new(&tracks, &timeline)))?;
+        // 3. plan
+        let plan = self.plan(&tracks, &timeline, teacher.as_ref());
+        self.clock.stage("plan");
+        for score in &plan.scores {
+            self.send(Event::Score(score.clone()))?;
+        }
+        if let Ok(mut kept) = self.kept.lock() {
+            *kept = Some(Seen { tracks, timeline, plan: plan.clone() });
+        }
+        // 4. say it
+        let lesson = match &llm {
+            Some(llm) => self.compose(plan, llm)?,
+            None => self.recite(plan)?,
+        };
+        self.clock.stage("compose");
+        self.clock.since("total");
+        let from_llm = lesson.points.iter().filter(|p| p.source == coach::events::Source::Llm).count();
+        let seconds = std::mem::take(&mut self.clock.seconds);
+        self.send(Event::Done(Done { text: lesson.text(), model, from_llm, seconds }))
+    }
+
+    fn perceive(&self, clip: &Clip) -> Result<Tracks> {
+        self.engine.perceive(clip, &self.request.wanted(), &self.cancel)
+    }
+
+    fn plan(&self, tracks: &Tracks, timeline: &Timeline, teacher: Option<&(Timeline, Tracks)>) -> Plan {
+        let path = teacher.and_then(|(t, _)| timeline::align(timeline, t, None)).map_or_else(Vec::new, |a| a.path);
+        coach::plan(&Input {
+            lab: self.request.lab,
+            language: self.request.language,
+            tracks,
+            timeline,
+            reference: teacher.map(|(timeline, tracks)| Reference { tracks, timeline, path: &path }),
+            expected: self.request.clip.text.as_deref(),
+        })
+    }
+
+    /// The planner's sentences alone.
+    fn recite(&self, plan: Plan) -> Result<Lesson> {
+        let lesson = Lesson::new(plan);
+        for point in &lesson.points {
+            self.send(Event::Point(point.clone()))?;
+        }
+        Ok(lesson)
+    }
+
+    fn compose(&mut self, plan: Plan, llm: &Arc<Llm>) -> Result<Lesson> {
+        let parameters = llm.decoder().weights().parameters();
+        let composer = Composer::new(Style::of(Tier::of_parameters(parameters)));
+        let context = CONTEXT.min(llm.decoder().config().context);
+        let mut chat = Chat::new(llm.clone(), Some(context), None)?;
+        let sampling = Sampling { seed: self.request.seed, ..Sampling::default() };
+        let options = Options { max_tokens: composer::MAX_TOKENS, sampling, ..Options::default() };
+        let mut first = None;
+        let begin = self.clock.begin;
+        let mut generate = |prompt: &Prompt, sink: &mut dyn FnMut(&str) -> ControlFlow<()>| {
+            chat.set(messages(prompt));
+            chat.say(&prompt.user, &options, |text| {
+                first.get_or_insert_with(|| begin.elapsed().as_secs_f64());
+                if text.is_empty() { ControlFlow::Continue(()) } else { sink(text) }
+            })?;
+            Ok(())
+        };
+        let mut send = |event| self.send(event).map_or(ControlFlow::Break(()), ControlFlow::Continue);
+        let lesson = composer.compose(plan, &mut generate, &mut send)?;
+        self.clock.seconds.extend(first.map(|s| ("first_token".into(), s)));
+        Ok(lesson)
+    }
+}
+
+/// The id or file of the LLM that speaks, and why.
+fn route(engine: &Engine, request: &Request) -> Result<(Option<String>, String)> {
+    match &request.voice {
+        Voice::Planner => Ok((None, "no LLM asked for".into())),
+        Voice::Model(m) => Ok((Some(m.clone()), format!("{m} asked for"))),
+        Voice::Routed => {
+            let asked = router::Request {
+                task: Task::Lesson,
+                prompt_tokens: CONTEXT,
+                has_vision: !request.clip.frames.is_empty(),
+                has_audio: !request.clip.pcm.is_empty(),
+                points: coach::MAX_POINTS,
+                has_reference: request.reference.is_some(),
+                ..router::Request::default()
+            };
+            let decision = router::route(&asked, &candidates(engine)?);
+            Ok((decision.model, decision.reason))
+        }
+    }
+}
+
+/// Everything of a prompt but the point itself.
+fn messages(prompt: &Prompt) -> Vec<Message> {
+    let examples = prompt.examples.iter().flat_map(|(user, assistant)| {
+        [Message::new(Role::User, user.as_str()), Message::new(Role::Assistant, assistant.as_str())]
+    });
+    std::iter::once(Message::new(Role::System, prompt.system.as_str())).chain(examples).collect()
+}
+
+/// The profile's LLMs as the router sees them.
+fn candidates(engine: &Engine) -> Result<Vec<Candidate>> {
+    let store = engine.store();
+    let profile = crate::fetch::profile(engine.config(), store)?;
+    let models = store.manifest().in_profile(profile, manifest::Role::Llm);
+    let memory = crate::doctor::memory_available();
+    let candidate = |m: &manifest::Model| Candidate {
+        id: m.id.clone(),
+        tier: tier(m.tier),
+        // what is not here can be fetched, unless the network is forbidden
+        installed: !engine.config().offline || matches!(store.state(m), crate::fetch::State::Present { .. }),
+        fits: memory.is_none_or(|bytes| m.memory_mb.saturating_mul(1 << 20) <= bytes),
+        context: CONTEXT,
+        first_token_ms: 0,
+    };
+    Ok(models.into_iter().map(candidate).collect())
+}
+
+fn tier(tier: Option<manifest::Tier>) -> Tier {
+    match tier {
+        None | Some(manifest::Tier::Small) => Tier::Small,
+        Some(manifest::Tier::B7) => Tier::B7,
+        Some(manifest::Tier::B14) => Tier::B14,
+        Some(manifest::Tier::B34) => Tier::B34,
+        Some(manifest::Tier::B70) => Tier::B70,
+    }
+}

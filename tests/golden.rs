@@ -1,0 +1,128 @@
+//! Real weights on real input, held against other engines' results.
+
+mod common;
+
+use common::{engine, ffmpeg, reference, weights};
+use dreamseed::extract::view;
+use dreamseed::llm::{Options, Session, raw};
+use dreamseed::media::{self, Limits};
+use dreamseed_models::pose;
+use serde_json::Value;
+use std::ops::ControlFlow;
+
+fn json(path: impl AsRef<std::path::Path>) -> Value {
+    serde_json::from_slice(&std::fs::read(path).expect("a file")).expect("JSON")
+}
+
+/// tests/golden/greedy.json was made with llama.cpp (llama-cpp-python 0.3): greedy tokens and, for each, how far the second best
+/// was away in log-probability. Wherever that is more than 0.1 the tokens must be the same; below it rounding decides, and the
+/// texts may part.
+#[test]
+fn greedy_text_is_llama_cpps() {
+    let golden = json(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/greedy.json"));
+    for id in ["smollm2-135m", "gemma3-270m"] {
+        let llm = engine().llm(Some(id)).expect("the model");
+        let (mut compared, mut parted) = (0, 0);
+        for row in golden[id].as_array().expect("rows") {
+            let ints = |key: &str| -> Vec<u32> { row[key].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect() };
+            let wanted = ints("tokens");
+            let options = Options { max_tokens: wanted.len(), ..Options::default() };
+            let mut session = Session::new(llm.clone(), None).unwrap();
+            let prompt = row["prompt"].as_str().unwrap();
+            let seen = raw(&mut session, prompt, &options, |_| ControlFlow::Continue(())).unwrap();
+            assert_eq!(seen.prompt_tokens, ints("prompt_tokens"), "{id}: {prompt:?} is tokenized alike");
+            for (i, (a, b)) in seen.tokens.iter().zip(&wanted).enumerate() {
+                let margin = row["margins"][i].as_f64().unwrap();
+                if a != b {
+                    assert!(margin <= 0.1, "{id}: {prompt:?}: token {i} is {a}, llama.cpp's {b} with a margin of {margin}");
+                    parted += 1;
+                    break;
+                }
+                compared += 1;
+            }
+        }
+        assert!(compared > 100, "{id}: only {compared} tokens compared, {parted} texts parted");
+    }
+}
+
+#[test]
+fn whisper_hears_the_known_sentence() {
+    let path = weights("sample-speech").join("jfk.wav");
+    let pcm = media::open_audio(&path, &Limits::default()).unwrap();
+    for id in ["whisper-base", "whisper-tiny.en"] {
+        let options = dreamseed_models::whisper::Options { word_timestamps: true, ..Default::default() };
+        let t = engine().transcribe(Some(id), &pcm, &options, &mut |_| ControlFlow::Continue(())).unwrap();
+        let plain: String = t.text.to_lowercase().chars().filter(|c| c.is_alphanumeric() || *c == ' ').collect();
+        let known = "and so my fellow americans ask not what your country can do for you ask what you can do for your country";
+        assert_eq!(plain.split_whitespace().collect::<Vec<_>>().join(" "), known, "{id}");
+        assert_eq!(t.language, "en");
+        assert!((t.duration - 11.0).abs() < 0.01);
+        let words: Vec<_> = t.segments.iter().flat_map(|s| &s.words).collect();
+        assert_eq!(words.len(), 22, "{id}");
+        assert!(words.windows(2).all(|w| w[0].start <= w[0].end && w[0].end <= w[1].start + 1e-9), "{id}: {words:?}");
+        // by faster-whisper: the first "ask" begins at 3.3 to 3.8 s, "your country" at the end is over by 10.6 s
+        let ask = words.iter().find(|w| w.word.trim().starts_with("ask")).expect("ask");
+        assert!((3.0..4.2).contains(&ask.start), "{id}: ask at {}", ask.start);
+    }
+}
+
+/// Mean distance of the visible landmarks, in parts of the picture's longer side.
+fn distance(ours: &pose::Person, theirs: &Value, sides: [f64; 2]) -> f64 {
+    let longer = sides[0].max(sides[1]);
+    let each = ours.landmarks.iter().zip(theirs.as_array().unwrap()).filter(|(_, r)| r[3].as_f64().unwrap() > 0.5).map(|(l, r)| {
+        let (dx, dy) = (f64::from(l.x) - r[0].as_f64().unwrap(), f64::from(l.y) - r[1].as_f64().unwrap());
+        (dx * sides[0]).hypot(dy * sides[1]) / longer
+    });
+    let each: Vec<f64> = each.collect();
+    each.iter().sum::<f64>() / each.len() as f64
+}
+
+#[test]
+fn landmarks_of_pictures_are_mediapipes() {
+    let Some(golden) = reference("pose/mediapipe_full_images.json") else { return };
+    let (net, mut compared) = (engine().pose(Some("full")).unwrap(), 0);
+    for picture in json(golden).as_object().unwrap().values() {
+        let Some(path) = reference(&format!("media/{}", picture["file"].as_str().unwrap())) else { continue };
+        let frame = media::open(&path, &Limits::default()).unwrap().frames.remove(0);
+        let mut tracker = net.tracker(pose::Options { smooth: false, ..Default::default() });
+        let people = tracker.track(engine().pool(), &view(&frame).unwrap(), 0.0).unwrap();
+        let person = people.first().unwrap_or_else(|| panic!("{}: nobody found", path.display()));
+        let off = distance(person, &picture["landmarks"], [f64::from(frame.width), f64::from(frame.height)]);
+        assert!(off < 0.01, "{}: {off}", path.display());
+        compared += 1;
+    }
+    assert!(compared > 0);
+}
+
+#[test]
+fn landmarks_of_the_squats_are_mediapipes_and_four_are_counted() {
+    let (Some(video), Some(golden)) = (reference("media/pose_squats.mp4"), reference("pose/mediapipe_full_squats.json")) else {
+        return;
+    };
+    if !ffmpeg() {
+        return;
+    }
+    let clip = media::open(&video, &Limits { fps: 240.0, ..Limits::default() }).unwrap();
+    let golden = json(golden);
+    let theirs = golden["frames"].as_array().unwrap();
+    assert_eq!(clip.frames.len(), theirs.len());
+    let wanted = dreamseed::session::Wanted { speech: false, prosody: false, face: false, ..Default::default() };
+    let tracks = engine().perceive(&clip, &wanted, &std::sync::atomic::AtomicBool::new(false)).unwrap();
+    let frames = tracks.pose.as_ref().expect("a pose track");
+    let off = frames.iter().zip(theirs).map(|(o, r)| {
+        let person = o.found.first().unwrap_or_else(|| panic!("nobody at {} s", o.t));
+        distance(person, &r["lm"], [f64::from(o.width), f64::from(o.height)])
+    });
+    let off: Vec<f64> = off.collect();
+    let mean = off.iter().sum::<f64>() / off.len() as f64;
+    assert!(mean < 0.01 && off.iter().all(|&d| d < 0.02), "mean {mean}, worst {:?}", off.iter().cloned().fold(0.0, f64::max));
+    let timeline = dreamseed::timeline::fuse(&tracks, dreamseed::timeline::RATE);
+    let at: Vec<f64> = timeline
+        .events(dreamseed::timeline::EventKind::Repetition)
+        .filter(|e| e.label.contains("knee"))
+        .map(|e| (e.start + e.end) / 2.0)
+        .collect();
+    for wanted in [2.0, 6.6, 9.6, 12.0] {
+        assert!(at.iter().any(|t| (t - wanted).abs() <= 0.3), "no squat at {wanted} s: {at:?}");
+    }
+}
