@@ -64,7 +64,8 @@ pub fn clip(portrait: &Path, speech: &Path) -> Result<Clip> {
     let limits = Limits::default();
     let pcm = media::open_audio(speech, &limits)?;
     let pictures = media::open(portrait, &limits)?.frames;
-    let problem = || Error::Media { path: portrait.into(), problem: "no picture in it; the portrait of the demo is one".into() };
+    let problem =
+        || Error::Media { path: portrait.into(), problem: "no picture in it; the portrait of the demo is one".into() };
     let picture = pictures.first().ok_or_else(problem)?;
     let count = (pcm.len() as f64 / f64::from(SAMPLE_RATE) * FPS).ceil() as usize;
     let frames = (0..count).into_par_iter().map(|i| draw(picture, i as f64 / FPS)).collect();

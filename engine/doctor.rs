@@ -255,7 +255,11 @@ fn cuda(config: &Config) -> Check {
                     format!("{} ({}, sm_{}{})", g.name, HumanBytes(g.memory), g.compute_capability.0, g.compute_capability.1)
                 })
                 .collect();
-            return ok("cuda", format!("built in; {}", list.join(", ")));
+            let seen = format!("built in; {}", list.join(", "));
+            if !crate::session::MODELS_RUN_ON_GPU {
+                return warn("cuda", seen, "this version runs every model on the CPU; the GPU is only found");
+            }
+            return ok("cuda", seen);
         }
         (true, _, Ok(_)) => warn("cuda", "built in, but there is no device", "the CPU is used; see nvidia-smi"),
         (true, _, Err(e)) => {

@@ -147,7 +147,8 @@ impl Engine {
     pub fn coach(&self, request: Request) -> EventStream {
         let (sender, events) = sync_channel(WAITING);
         let (cancel, kept) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let run = Run { engine: self.clone(), request, sender, cancel: cancel.clone(), kept: Arc::clone(&kept), clock: Clock::new() };
+        let run =
+            Run { engine: self.clone(), request, sender, cancel: cancel.clone(), kept: Arc::clone(&kept), clock: Clock::new() };
         std::thread::spawn(move || {
             let sender = run.sender.clone();
             let outcome = catch_unwind(AssertUnwindSafe(|| run.lesson()))
@@ -200,7 +201,11 @@ struct Run {
 
 impl Run {
     fn send(&self, event: Event) -> Result<()> {
-        if self.cancel.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { self.sender.send(Ok(event)).map_err(|_| Error::Cancelled) }
+        if self.cancel.load(Ordering::Relaxed) {
+            Err(Error::Cancelled)
+        } else {
+            self.sender.send(Ok(event)).map_err(|_| Error::Cancelled)
+        }
     }
 
     fn lesson(mut self) -> Result<()> {
@@ -305,7 +310,7 @@ fn route(engine: &Engine, request: &Request) -> Result<(Option<String>, String)>
                 has_reference: request.reference.is_some(),
                 ..router::Request::default()
             };
-            let decision = router::route(&asked, &candidates(engine)?);
+            let decision = router::route(&asked, &candidates(engine, request.language)?);
             Ok((decision.model, decision.reason))
         }
     }
@@ -319,8 +324,8 @@ fn messages(prompt: &Prompt) -> Vec<Message> {
     std::iter::once(Message::new(Role::System, prompt.system.as_str())).chain(examples).collect()
 }
 
-/// The profile's LLMs as the router sees them.
-fn candidates(engine: &Engine) -> Result<Vec<Candidate>> {
+/// The profile's LLMs that write the language, as the router sees them.
+fn candidates(engine: &Engine, language: Language) -> Result<Vec<Candidate>> {
     let store = engine.store();
     let profile = crate::fetch::profile(engine.config(), store)?;
     let models = store.manifest().in_profile(profile, manifest::Role::Llm);
@@ -334,7 +339,12 @@ fn candidates(engine: &Engine) -> Result<Vec<Candidate>> {
         context: CONTEXT,
         first_token_ms: 0,
     };
-    Ok(models.into_iter().map(candidate).collect())
+    let code = match language {
+        Language::English => "en",
+        Language::Korean => "ko",
+    };
+    let writes = |m: &&manifest::Model| m.languages.is_empty() || m.languages.iter().any(|l| l == code);
+    Ok(models.into_iter().filter(writes).map(candidate).collect())
 }
 
 fn tier(tier: Option<manifest::Tier>) -> Tier {

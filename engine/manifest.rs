@@ -38,6 +38,9 @@ pub struct Model {
     pub role: Role,
     /// Size class; language models only.
     pub tier: Option<Tier>,
+    /// ISO 639-1 codes of the languages that an LLM writes well; empty: many.
+    #[serde(default)]
+    pub languages: Vec<String>,
     /// How its weights are written.
     pub format: Format,
     /// SPDX identifier, or the publisher's name of its terms.

@@ -29,13 +29,16 @@ use dreamseed_models::face::FaceNets;
 use dreamseed_models::pose::Pose;
 use dreamseed_models::whisper::{self, Transcript, Whisper};
 
-use crate::config::Config;
+use crate::config::{Config, Device};
 use crate::extract::{self, Perception, Tracks};
 use crate::fetch::{Progress, Store};
 use crate::llm::Llm;
 use crate::manifest::{Model, Role};
 use crate::media::{Clip, Limits};
 use crate::{Error, Result};
+
+/// Whether this version runs any model on a GPU. The feature `cuda` finds the devices; the executors come later.
+pub(crate) const MODELS_RUN_ON_GPU: bool = false;
 
 /// The pose model where none is named.
 pub(crate) const POSE: &str = "blazepose-full";
@@ -113,6 +116,10 @@ impl Builder {
         config.threads = self.threads.unwrap_or(config.threads);
         config.offline |= self.offline;
         config.home = self.home.unwrap_or(config.home);
+        if config.device == Device::Cuda && !MODELS_RUN_ON_GPU {
+            let problem = "device = \"cuda\": this version runs every model on the CPU; use \"auto\" or \"cpu\"";
+            return Err(Error::Usage(problem.into()));
+        }
         if let Some(level) = config.simd.level() {
             dreamseed_kernels::simd::limit(level);
         }
@@ -221,7 +228,8 @@ impl Engine {
                 }
                 let folder = self.folder(&wanted)?;
                 let file = model.files.iter().find(|f| f.path.ends_with(ending)).map(|f| folder.join(&f.path));
-                let file = file.ok_or_else(|| Error::Usage(format!("{wanted} has no file *{ending}: this engine cannot run it")))?;
+                let file =
+                    file.ok_or_else(|| Error::Usage(format!("{wanted} has no file *{ending}: this engine cannot run it")))?;
                 return Ok((folder, file));
             }
         };

@@ -23,7 +23,7 @@ fn exit_codes_tell_usage_from_failure() {
         (vec!["coach"], 2, "nothing to look at"),
         (vec!["coach", "--frames", home], 2, "--fps"),
         (vec!["run", "--model", "no-such-model", "--prompt", "x"], 2, "no model is called"),
-        (vec!["run", "--prompt", "x", "--temperature", "-1"], 2, "temperature"),
+        (vec!["run", "--prompt", "x", "--temperature=-1"], 2, "temperature"),
         (vec!["features", "x.wav", "--out", "x.xml"], 2, ".safetensors"),
         (vec!["transcribe", "no-such-file.wav"], 1, "no-such-file.wav"),
         (vec!["pose", home], 2, "--fps"),
@@ -114,7 +114,8 @@ fn transcribe_prints_one_object() {
     for key in ["start", "end", "probability"] {
         assert!(segment["words"][0][key].is_number(), "{key}: {segment}");
     }
-    let (_, srt, _) = outcome(&mut dreamseed(&["transcribe", speech.to_str().unwrap(), "--model", "tiny.en", "--format", "srt"]));
+    let (_, srt, _) =
+        outcome(&mut dreamseed(&["transcribe", speech.to_str().unwrap(), "--model", "tiny.en", "--format", "srt"]));
     assert!(srt.starts_with("1\n00:00:00,") && srt.contains(" --> "), "{srt}");
 }
 
@@ -165,7 +166,7 @@ fn chat_reads_lines_and_ends_with_them() {
     assert!(out.status.success());
     let text = String::from_utf8(out.stdout).unwrap();
     let answers: Vec<&str> = text.trim_end().split('\n').collect();
-    assert!(!answers[0].trim().is_empty() && answers.len() % 2 == 0, "two answers: {text:?}");
+    assert!(!answers[0].trim().is_empty() && answers.len().is_multiple_of(2), "two answers: {text:?}");
     assert_eq!(answers[0], answers[answers.len() / 2], "after /clear the same question has the same answer");
 }
 

@@ -77,7 +77,13 @@ fn dropping_the_stream_cancels() {
 fn clips_with_nothing_in_them_still_get_an_answer() {
     for (lab, clip) in [
         (Lab::Speech, media::Clip { pcm: vec![0.0; 16_000], ..Default::default() }),
-        (Lab::Dance, media::Clip { frames: vec![media::Frame { t: 0.0, width: 64, height: 48, rgb: vec![90; 64 * 48 * 3] }], ..Default::default() }),
+        (
+            Lab::Dance,
+            media::Clip {
+                frames: vec![media::Frame { t: 0.0, width: 64, height: 48, rgb: vec![90; 64 * 48 * 3] }],
+                ..Default::default()
+            },
+        ),
         (Lab::Drama, media::Clip::default()),
     ] {
         let events: Vec<_> = engine().coach(Request { voice: Voice::Planner, ..Request::new(lab, clip) }).collect();

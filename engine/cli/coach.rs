@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use comfy_table::{Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{ClipArgs, emit, emit_json, engine, note};
@@ -102,11 +102,7 @@ impl CoachArgs {
             seed: self.seed,
             ..Request::new(Lab::Drama, media::Clip::default())
         };
-        let mut clip = if self.demo {
-            demo::open(engine, &request.models(engine)?)?
-        } else {
-            self.clip.open(engine)?
-        };
+        let mut clip = if self.demo { demo::open(engine, &request.models(engine)?)? } else { self.clip.open(engine)? };
         clip.text = self.text.clone();
         request.lab = self.lab(&clip);
         request.clip = Arc::new(clip);
@@ -245,13 +241,14 @@ impl Page {
             return Ok(());
         }
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-        table.set_header(["score", "", "0 to 100", "measured from"]);
+        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
         for s in &self.scores {
-            table.add_row([s.name.replace('_', " "), meter(s.value), format!("{:.0}", s.value), s.measures.join(", ")]);
+            // the overall score is made of the others
+            let from = if s.name == "overall" { String::new() } else { s.measures.join(", ").replace('_', " ") };
+            table.add_row([s.name.replace('_', " "), meter(s.value), format!("{:.0}", s.value), from]);
         }
         self.scores.clear();
-        self.line(&format!("{table}"))
+        self.line(&format!("\n{table}"))
     }
 
     fn point(&mut self, p: &Said) -> Result<()> {
@@ -272,7 +269,9 @@ impl Page {
         self.bar.finish_and_clear();
         let seconds: Vec<_> = d.seconds.iter().map(|(stage, s)| format!("{stage} {s:.2} s")).collect();
         let by = match &d.model {
-            Some(m) => format!("{} point(s) in the words of {m}, checked against the evidence; · marks the planner's own", d.from_llm),
+            Some(m) => {
+                format!("{} point(s) in the words of {m}, checked against the evidence; · marks the planner's own", d.from_llm)
+            }
             None => "in the planner's own words".into(),
         };
         note(&format!("\n{by}\n{}", seconds.join(", ")));

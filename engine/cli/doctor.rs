@@ -24,7 +24,11 @@ pub(super) fn run(config: &Config, args: &DoctorArgs) -> Result<()> {
         dreamseed_kernels::simd::limit(level);
     }
     let report = doctor::report(config, &Store::open(config)?, args.measure);
-    if args.json { emit_json(&report)? } else { emit(report.to_string().trim_end())? }
+    if args.json {
+        emit_json(&report)?
+    } else {
+        emit(report.to_string().trim_end())?
+    }
     match report.status() {
         Status::Fail => Err(Error::Fetch("the main job does not run on this machine as it is: see above".into())),
         Status::Ok | Status::Warn => Ok(()),

@@ -148,7 +148,9 @@ impl ClipArgs {
             (None, Some(folder)) => open_folder(folder, self.fps, &limits)?,
             (None, None) if self.audio.is_some() => Clip::default(),
             (None, None) => {
-                return Err(Error::Usage("nothing to look at: name a FILE, --video F, --frames DIR --fps N or --audio F".into()));
+                return Err(Error::Usage(
+                    "nothing to look at: name a FILE, --video F, --frames DIR --fps N or --audio F".into(),
+                ));
             }
         };
         if let Some(audio) = &self.audio {

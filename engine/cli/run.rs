@@ -106,7 +106,8 @@ fn text_of(prompt: &str, limit: u64) -> Result<String> {
     }
     let mut text = String::new();
     let mut input = std::io::Read::take(std::io::stdin().lock(), limit);
-    std::io::Read::read_to_string(&mut input, &mut text).map_err(|source| Error::Io { path: "standard input".into(), source })?;
+    std::io::Read::read_to_string(&mut input, &mut text)
+        .map_err(|source| Error::Io { path: "standard input".into(), source })?;
     Ok(text)
 }
 

@@ -82,10 +82,9 @@ pub(super) fn run(config: Config, args: TranscribeArgs) -> Result<()> {
         (None, Format::Json) => emit_json(&transcript),
         (None, Format::Srt) => emit(srt(&transcript).trim_end()),
         (None, Format::Vtt) => emit(vtt(&transcript).trim_end()),
-        (None, Format::Text) if transcript.segments.is_empty() => Err(Error::Media {
-            path: args.file,
-            problem: format!("no speech in its {:.1} seconds", transcript.duration),
-        }),
+        (None, Format::Text) if transcript.segments.is_empty() => {
+            Err(Error::Media { path: args.file, problem: format!("no speech in its {:.1} seconds", transcript.duration) })
+        }
         (None, Format::Text) => Ok(()),
     }
 }

@@ -372,11 +372,13 @@ fn a_video_keeps_its_times_and_its_sound() {
         let bright: Vec<f64> = clip.frames.iter().filter(|f| f.rgb[0] > 128).map(|f| f.t).collect();
         // Every third frame is looked at, and AVI, which has no presentation times, comes a frame late.
         assert!(bright.len() == 1 && (bright[0] - 1.0 - start).abs() < 0.11, "{name}: {bright:?}");
+        // AVI cannot say that AAC runs in for 1,024 samples; the others do, and it is taken off.
+        let late = if name.ends_with("avi") { 0.03 } else { 0.005 };
         let onset = clip.pcm.iter().position(|v| v.abs() > 0.3).unwrap() as f64 / 16_000.0;
-        assert!((onset - 1.0 - start).abs() < 0.005, "{name}: {onset}");
+        assert!((onset - 1.0 - start).abs() < late, "{name}: {onset}");
         assert!((clip.pcm.len() as f64 / 16_000.0 - 2.0).abs() < 0.06, "{name}: {}", clip.pcm.len());
         let onset = open_audio(&path, &limits).unwrap().iter().position(|v| v.abs() > 0.3).unwrap() as f64 / 16_000.0;
-        assert!((onset - 1.0 - start).abs() < 0.005, "{name}: {onset}");
+        assert!((onset - 1.0 - start).abs() < late, "{name}: {onset}");
         let full = open(&path, &Limits { fps: 60.0, ..Limits::default() }).unwrap();
         assert_eq!(full.frames.len(), 60, "{name}");
         for (limits, what) in [

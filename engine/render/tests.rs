@@ -30,7 +30,7 @@ fn decoded(png: &[u8]) -> image::RgbImage {
 fn scene() -> (Vec<Frame>, Tracks, Timeline) {
     let frames: Vec<Frame> = (0..20).map(|i| frame(f64::from(i) * 0.2, 64, 48)).collect();
     let pose = frames.iter().map(|f| Observed { t: f.t, width: f.width, height: f.height, found: vec![person()] }).collect();
-    let f0 = (0..400).map(|i| (i % 50 < 30).then(|| 200.0 + i as f32 * 0.1)).collect();
+    let f0 = (0..400).map(|i| (i % 50 < 30).then_some(200.0 + i as f32 * 0.1)).collect();
     let prosody = Prosody { hop: 0.01, start: 0.005, f0, intensity: vec![60.0; 400], ..Prosody::default() };
     let event = |kind, start: f64, label: &str| Event { kind, start, end: start + 0.4, label: label.into(), value: 0.9 };
     let events = vec![

@@ -1,0 +1,182 @@
+#!/usr/bin/env python3
+"""First measurements, side by side with peers where they are installed: A B A B, medians, stored under benches/runs.
+
+    cargo build --release
+    python3 -m venv /tmp/peers && /tmp/peers/bin/pip install llama-cpp-python faster-whisper "numpy<2" mediapipe==0.10.21
+    /tmp/peers/bin/python benches/measure.py --pairs 5 [--video squats.mp4]
+
+Each engine runs in a process of its own, the peers as this script with --peer. Times are each engine's own inner times
+(loading left out), with the same files, threads and greedy decoding. A peer that is not installed is left out and said so.
+"""
+import argparse, datetime, json, os, platform, statistics, subprocess, sys, tempfile, time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = Path(os.environ.get("DREAMSEED_HOME", Path.home() / ".cache/dreamseed"))
+BINARY = ROOT / "target/release/dreamseed"
+
+
+def run(command):
+    """The last line of what a command prints, as JSON; None when it fails."""
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        print(f"left out: {' '.join(map(str, command[:6]))}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+        return None
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def dreamseed(threads, *args):
+    return run([BINARY, "--threads", threads, *args])
+
+
+# -- peers, one process each ------------------------------------------------------------------------------------------
+
+
+def peer_llama(model, prompt, gen, threads):
+    from llama_cpp import Llama
+
+    llm = Llama(model, n_ctx=prompt + gen + 8, n_batch=512, n_threads=threads, n_threads_batch=threads, verbose=False)
+    walk = [(i * 7919 + 13) % llm.n_vocab() for i in range(prompt + gen)]
+    prefill, decode = [], []
+    for _ in range(3):
+        llm.reset()
+        begin = time.perf_counter()
+        llm.eval(walk[:prompt])
+        prefill.append(prompt / (time.perf_counter() - begin))
+        llm.reset()
+        begin = time.perf_counter()
+        for token in walk[:gen]:
+            llm.eval([token])
+        decode.append(gen / (time.perf_counter() - begin))
+    return {"prefill_tokens_per_s": statistics.median(prefill), "decode_tokens_per_s": statistics.median(decode)}
+
+
+def peer_whisper(model, file, threads):
+    from faster_whisper import WhisperModel
+
+    whisper = WhisperModel(model, device="cpu", compute_type="int8", cpu_threads=threads)
+    seconds = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        segments, _ = whisper.transcribe(file, beam_size=1)
+        text = "".join(s.text for s in segments)
+        seconds.append(time.perf_counter() - begin)
+    return {"seconds": statistics.median(seconds), "text": text.strip()}
+
+
+def peer_mediapipe(video):
+    import cv2, mediapipe
+
+    frames, reader = [], cv2.VideoCapture(video)
+    while (got := reader.read())[0]:
+        frames.append(cv2.cvtColor(got[1], cv2.COLOR_BGR2RGB))
+    times = []
+    for _ in range(3):
+        with mediapipe.solutions.pose.Pose(model_complexity=1) as pose:
+            begin = time.perf_counter()
+            for frame in frames:
+                pose.process(frame)
+            times.append((time.perf_counter() - begin) * 1e3 / len(frames))
+    return {"pipeline_ms": statistics.median(times)}
+
+
+# -- questions ----------------------------------------------------------------------------------------------------------
+
+
+def questions(args):
+    model = HOME / "models/smollm2-135m/smollm2-135m.gguf"
+    speech = HOME / "models/sample-speech/jfk.wav"
+    folder = HOME / "models/whisper-base"
+    t = args.threads
+    yield (
+        "SmolLM2-135M Q4_1, prefill 512 and decode 128",
+        lambda: dreamseed(t, "bench", "llm", "--model", "smollm2-135m", "--runs", 3, "--json"),
+        ["llama", model, 512, 128, t],
+        ["prefill_tokens_per_s", "decode_tokens_per_s"],
+    )
+    yield (
+        "Whisper base, 11 s, greedy (peer: int8)",
+        lambda: dreamseed(t, "bench", "speech", "--model", "whisper-base", "--file", speech, "--runs", 3, "--json"),
+        ["whisper", folder, speech, t],
+        ["seconds"],
+    )
+    if args.video:
+        yield (
+            "BlazePose full, tracking a video",
+            lambda: dreamseed(t, "bench", "pose", "--file", args.video, "--runs", 3, "--json"),
+            ["mediapipe", args.video],
+            ["pipeline_ms"],
+        )
+
+
+def lesson(threads):
+    """The demo from the start of the process: seconds to the first token of feedback, and to the end."""
+    begin = time.perf_counter()
+    command = [str(BINARY), "--threads", str(threads), "coach", "--demo", "--json"]
+    first, peak = None, 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tempfile.gettempdir()) as process:
+        for line in process.stdout:
+            try:
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                peak = max(peak, *(int(l.split()[1]) // 1024 for l in status.splitlines() if l.startswith("VmHWM")), 0)
+            except (OSError, TypeError):
+                pass
+            if first is None and '"event":"token"' in line:
+                first = time.perf_counter() - begin
+    return {"first_token_s": first, "total_s": time.perf_counter() - begin, "peak_rss_mb": peak}
+
+
+def cpu():
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return platform.processor()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--video")
+    parser.add_argument("--peer", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peer:
+        name, *rest = args.peer
+        rest = [int(r) if r.isdigit() else r for r in rest]
+        print(json.dumps({"llama": peer_llama, "whisper": peer_whisper, "mediapipe": peer_mediapipe}[name](*rest)))
+        return
+    result = {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "machine": {"cpu": cpu(), "cores": len(os.sched_getaffinity(0)), "threads": args.threads, "load": os.getloadavg()},
+        "commit": subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip(),
+        "questions": [],
+    }
+    name = f"{result['date'][:10]}-{cpu().replace(' ', '-').lower()}.json"
+    for title, ours, peer, keys in questions(args):
+        rows = {"ours": [], "peer": []}
+        for _ in range(args.pairs):
+            rows["ours"].append(ours())
+            rows["peer"].append(run([sys.executable, __file__, "--peer", *peer]))
+        entry = {"question": title, "ours": rows["ours"][-1], "figures": []}
+        for key in keys:
+            a = [r[key] for r in rows["ours"] if r]
+            b = [r[key] for r in rows["peer"] if r]
+            faster = (lambda x, y: x / y) if key.endswith("per_s") else (lambda x, y: y / x)
+            ratios = sorted(faster(x, y) for x, y in zip(a, b))
+            figure = {"figure": key, "ours": statistics.median(a) if a else None, "peer": statistics.median(b) if b else None}
+            if ratios:
+                figure["times_as_fast"] = {"median": statistics.median(ratios), "min": ratios[0], "max": ratios[-1]}
+            entry["figures"].append(figure)
+            print(json.dumps({"question": title, **figure}))
+        result["questions"].append(entry)
+    lessons = [lesson(args.threads) for _ in range(args.pairs)]
+    result["lesson"] = {k: statistics.median(l[k] for l in lessons if l[k] is not None) for k in lessons[0]}
+    print(json.dumps({"question": "the demo's lesson, from the start of the process", **result["lesson"]}))
+    path = ROOT / "benches/runs" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
