@@ -94,15 +94,15 @@ fn apart(left: &Series, right: &Series, rate: f64) -> Series {
     apart
 }
 
-/// Times of the repetitions of the leading joint; without three of them, the beats of the movement, which must be six: they are
-/// found in any movement, so that few of them say little.
-fn times(timeline: &Timeline, lead: Option<&Lead>) -> Vec<f64> {
+/// What the rhythm of a movement is told by, and its times: the repetitions of the leading joint; without three of them, the
+/// beats of the movement, which must be six: they are found in any movement, so that few of them say little.
+fn times(timeline: &Timeline, lead: Option<&Lead>) -> (&'static str, Vec<f64>) {
     let repetitions: Vec<f64> = lead.map_or_else(Vec::new, |l| l.bottoms.iter().map(|&i| l.series[i].0).collect());
     if repetitions.len() >= 3 {
-        return repetitions;
+        return ("repetitions", repetitions);
     }
     let beats: Vec<f64> = timeline.events(EventKind::Beat).map(|e| e.start).collect();
-    if beats.len() >= 6 { beats } else { Vec::new() }
+    ("beats", if beats.len() >= 6 { beats } else { Vec::new() })
 }
 
 /// Coefficient of variation of the intervals; needs two of them, and few of them make it a weak claim.
@@ -113,9 +113,14 @@ fn variation(times: &[f64]) -> Option<(f64, Vec<f64>)> {
 }
 
 fn regularity(sheet: &mut Sheet, timeline: &Timeline, lead: Option<&Lead>, teacher: Option<&Timeline>, seen: Seen) {
-    let times = times(timeline, lead);
+    let (kind, times) = times(timeline, lead);
     let Some((cv, intervals)) = variation(&times) else { return };
-    let teacher = teacher.and_then(|t| Some(variation(&self::times(t, self::lead(t).as_ref()))?.0));
+    // Repetitions are held against repetitions and beats against beats: one clip may end before its last repetition is over.
+    let theirs = teacher.map(|t| self::times(t, self::lead(t).as_ref()));
+    if theirs.as_ref().is_some_and(|t| t.0 != kind) {
+        return;
+    }
+    let teacher = theirs.and_then(|t| Some(variation(&t.1)?.0));
     let Some(middle) = quantile(&intervals, 0.5) else { return };
     let off = |i: &usize| (times[i + 1] - times[*i] - middle).abs();
     let worst = (0..times.len() - 1).max_by(|a, b| off(a).total_cmp(&off(b))).unwrap_or(0);
@@ -123,7 +128,7 @@ fn regularity(sheet: &mut Sheet, timeline: &Timeline, lead: Option<&Lead>, teach
     let sure = (intervals.len() as f64 / 5.0).min(1.0);
     let mut finding = Finding { confidence: seen.confidence * sure, ..Finding::new(Topic::Regularity, main) };
     finding.others = vec![
-        measure("repetitions", times.len() as f64, "count", None, [times[0], times[times.len() - 1]]),
+        measure(kind, times.len() as f64, "count", None, [times[0], times[times.len() - 1]]),
         measure("interval_median", middle, "s", None, [times[0], times[times.len() - 1]]),
         measure("interval_there", times[worst + 1] - times[worst], "s", None, [times[worst], times[worst + 1]]),
     ];
