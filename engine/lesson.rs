@@ -332,7 +332,7 @@ fn candidates(engine: &Engine, language: Language) -> Result<Vec<Candidate>> {
     let memory = crate::doctor::memory_available();
     let candidate = |m: &manifest::Model| Candidate {
         id: m.id.clone(),
-        tier: tier(m.tier),
+        tier: m.tier.unwrap_or(Tier::Small),
         // what is not here can be fetched, unless the network is forbidden
         installed: !engine.config().offline || matches!(store.state(m), crate::fetch::State::Present { .. }),
         fits: memory.is_none_or(|bytes| m.memory_mb.saturating_mul(1 << 20) <= bytes),
@@ -345,14 +345,4 @@ fn candidates(engine: &Engine, language: Language) -> Result<Vec<Candidate>> {
     };
     let writes = |m: &&manifest::Model| m.languages.is_empty() || m.languages.iter().any(|l| l == code);
     Ok(models.into_iter().filter(writes).map(candidate).collect())
-}
-
-fn tier(tier: Option<manifest::Tier>) -> Tier {
-    match tier {
-        None | Some(manifest::Tier::Small) => Tier::Small,
-        Some(manifest::Tier::B7) => Tier::B7,
-        Some(manifest::Tier::B14) => Tier::B14,
-        Some(manifest::Tier::B34) => Tier::B34,
-        Some(manifest::Tier::B70) => Tier::B70,
-    }
 }

@@ -1,6 +1,6 @@
 //! `weights.toml`: every model that can be fetched, where it comes from, what its files must be, and which models suit a machine.
 
-use crate::{Error, Result};
+use crate::{Error, Result, router::Tier};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -83,26 +83,6 @@ pub enum Role {
     Voice,
     /// Material of the demo: no model.
     Sample,
-}
-
-/// Size class of a language model.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Tier {
-    /// Under 3 billion weights: embedded, or a draft.
-    #[serde(rename = "small")]
-    Small,
-    /// 3 to 10 billion.
-    #[serde(rename = "7b")]
-    B7,
-    /// 10 to 20 billion.
-    #[serde(rename = "14b")]
-    B14,
-    /// 20 to 40 billion.
-    #[serde(rename = "34b")]
-    B34,
-    /// 60 to 80 billion.
-    #[serde(rename = "70b")]
-    B70,
 }
 
 /// How weights are written.

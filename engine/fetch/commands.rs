@@ -44,7 +44,7 @@ struct Row<'a> {
     alias: &'a [String],
     name: &'a str,
     role: crate::manifest::Role,
-    tier: Option<crate::manifest::Tier>,
+    tier: Option<crate::router::Tier>,
     format: crate::manifest::Format,
     /// Size on disk; null where it is not known before the download.
     bytes: Option<u64>,
@@ -146,7 +146,7 @@ pub fn list(config: &Config, store: &Store, args: &ListArgs, out: &mut dyn Write
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(["model", "role", "size", "memory", "licence", "state"]);
     for r in &rows {
-        let role = r.tier.map_or(format!("{:?}", r.role), |t| format!("{:?} {}", r.role, tier(t))).to_lowercase();
+        let role = r.tier.map_or(format!("{:?}", r.role), |t| format!("{:?} {}", r.role, t.name())).to_lowercase();
         let size = r.bytes.map_or("on download".into(), |n| HumanBytes(n).to_string());
         let memory =
             if r.memory_mb < 1000 { format!("{} MB", r.memory_mb) } else { format!("{:.1} GB", r.memory_mb as f64 / 1e3) };
@@ -167,10 +167,6 @@ pub fn list(config: &Config, store: &Store, args: &ListArgs, out: &mut dyn Write
         }
     }
     print(out, &format!("models are kept in {}; get one with `dreamseed pull ID`\n", store.home().join("models").display()))
-}
-
-fn tier(tier: crate::manifest::Tier) -> String {
-    serde_json::to_value(tier).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default()
 }
 
 /// A model's state for people.
