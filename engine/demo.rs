@@ -51,10 +51,9 @@ impl Placement {
 /// What the demo needs beside its lesson's models.
 const SAMPLES: [&str; 2] = ["sample-portrait", "sample-speech"];
 
-/// The demo clip. Its material and the models of a lesson are fetched together first, where they are not there.
-pub fn open(engine: &Engine, models: &[String]) -> Result<Clip> {
-    let ids: Vec<&str> = models.iter().map(String::as_str).chain(SAMPLES).collect();
-    engine.prepare(&ids)?;
+/// The demo clip. Its material is fetched where it is not there.
+pub fn open(engine: &Engine) -> Result<Clip> {
+    engine.prepare(&SAMPLES)?;
     let [portrait, speech] = SAMPLES.map(|id| engine.folder(id));
     clip(&portrait?.join("astronaut.png"), &speech?.join("jfk.wav"))
 }

@@ -68,19 +68,8 @@ impl Request {
 
     /// Ids of the models that the lesson runs, those given as files left out.
     pub fn models(&self, engine: &Engine) -> Result<Vec<String>> {
-        let wanted = self.wanted();
-        let mut ids = Vec::new();
-        if wanted.speech {
-            ids.push(self.speech.clone().map_or_else(|| engine.default_model(manifest::Role::Speech), Ok)?);
-        }
-        if wanted.pose {
-            ids.push(self.pose.clone().unwrap_or_else(|| crate::session::POSE.into()));
-        }
-        if wanted.face {
-            ids.extend(["face-mesh".into(), "face-emotion".into()]);
-        }
-        ids.extend(route(engine, self)?.0);
-        ids.retain(|id| engine.store().manifest().find(id).is_ok());
+        let mut ids = self.wanted().models(engine, &self.clip)?;
+        ids.extend(route(engine, self)?.0.filter(|id| engine.store().manifest().find(id).is_ok()));
         Ok(ids)
     }
 
@@ -209,7 +198,9 @@ impl Run {
     }
 
     fn lesson(mut self) -> Result<()> {
-        // 1. perceive; the LLM loads meanwhile
+        // 1. perceive; the LLM loads meanwhile. What is missing is fetched first, together: packages are shared
+        let models = self.request.models(&self.engine)?;
+        self.engine.prepare(&models.iter().map(String::as_str).collect::<Vec<_>>())?;
         let (model, reason) = route(&self.engine, &self.request)?;
         tracing::info!("{reason}");
         let (tracks, llm) = std::thread::scope(|scope| {

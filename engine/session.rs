@@ -6,7 +6,7 @@
 //!
 //! # fn main() -> dreamseed::Result<()> {
 //! let engine = Engine::builder().build()?;
-//! let clip = demo::open(&engine, &[])?; // or media::open("lesson.wav".as_ref(), &engine.limits())?
+//! let clip = demo::open(&engine)?; // or media::open("lesson.wav".as_ref(), &engine.limits())?
 //! let mut points = 0;
 //! for event in engine.coach(Request::new(Lab::Speech, clip)) {
 //!     if let Event::Point(point) = event? {
@@ -40,8 +40,11 @@ use crate::{Error, Result};
 /// Whether this version runs any model on a GPU. The feature `cuda` finds the devices; the executors come later.
 pub(crate) const MODELS_RUN_ON_GPU: bool = false;
 
+/// The face models; they need the detector.
+const FACE: [&str; 2] = ["face-mesh", "face-emotion"];
+
 /// The pose model where none is named.
-pub(crate) const POSE: &str = "blazepose-full";
+const POSE: &str = "blazepose-full";
 
 /// Models that were loaded, by where they came from.
 type Kept<T> = Mutex<HashMap<PathBuf, Arc<T>>>;
@@ -199,46 +202,44 @@ impl Engine {
     }
 
     /// The profile's first model of a role.
-    pub(crate) fn default_model(&self, role: Role) -> Result<String> {
+    fn default_model(&self, role: Role) -> Result<String> {
         let manifest = self.inner.store.manifest();
         let profile = crate::fetch::profile(&self.inner.config, &self.inner.store)?;
         let first = manifest.in_profile(profile, role).first().map(|m| m.id.clone());
         first.ok_or_else(|| Error::Usage(format!("profile {} has no {role:?} model; name one with --model", profile.id)))
     }
 
-    /// Where a model is: a path that exists, else an id of weights.toml (the profile's model of the role when `None`). The
-    /// second is the file of that model whose name ends in `ending`.
+    /// Where a model is: an id of weights.toml (the profile's model of the role when `None`), fetched with what it needs, or a path.
+    /// The second is its file whose name ends in `ending`; the folder itself where it has none.
     fn locate(&self, model: Option<&str>, role: Role, ending: &str) -> Result<(PathBuf, PathBuf)> {
         let wanted = match model {
             Some(m) => m.to_string(),
             None => self.default_model(role)?,
         };
-        let path = Path::new(&wanted);
-        let folder = match path.metadata() {
-            Ok(m) if m.is_file() => {
-                return Ok((path.parent().unwrap_or(Path::new(".")).to_path_buf(), path.to_path_buf()));
+        let path = PathBuf::from(&wanted);
+        match self.inner.store.manifest().find(&wanted) {
+            Ok(model) if model.role != role => {
+                Err(Error::Usage(format!("{wanted} is a {:?} model; here a {role:?} model is needed", model.role)))
             }
-            Ok(_) => path.to_path_buf(),
-            Err(e) if wanted.contains(std::path::MAIN_SEPARATOR) => return Err(Error::Io { path: path.into(), source: e }),
-            Err(_) => {
-                let model = self.inner.store.manifest().find(&wanted)?;
-                if model.role != role {
-                    let problem = format!("{wanted} is a {:?} model; here a {role:?} model is needed", model.role);
-                    return Err(Error::Usage(problem));
-                }
-                let folder = self.folder(&wanted)?;
+            Ok(model) => {
+                self.prepare(&[&wanted])?;
+                let folder = self.inner.store.folder(model);
                 let file = model.files.iter().find(|f| f.path.ends_with(ending)).map(|f| folder.join(&f.path));
-                let file =
-                    file.ok_or_else(|| Error::Usage(format!("{wanted} has no file *{ending}: this engine cannot run it")))?;
-                return Ok((folder, file));
+                let none = || Error::Usage(format!("{wanted} has no file *{ending}: this version does not run it"));
+                Ok((folder, file.ok_or_else(none)?))
             }
-        };
-        let entries = std::fs::read_dir(&folder).map_err(|source| Error::Io { path: folder.clone(), source })?;
-        let mut files: Vec<_> = entries.filter_map(|e| e.ok().map(|e| e.path())).collect();
-        files.sort();
-        let file = files.into_iter().find(|f| f.to_string_lossy().ends_with(ending));
-        let file = file.ok_or_else(|| Error::Usage(format!("{}: no file *{ending} in it", folder.display())))?;
-        Ok((folder, file))
+            Err(unknown) => match path.metadata() {
+                Ok(m) if m.is_dir() => {
+                    let entries = std::fs::read_dir(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+                    let files = entries.filter_map(|e| e.ok().map(|e| e.path()));
+                    let file = files.filter(|f| f.to_string_lossy().ends_with(ending)).min();
+                    Ok((path.clone(), file.unwrap_or(path)))
+                }
+                Ok(_) => Ok((path.parent().map(Path::to_path_buf).unwrap_or_default(), path)),
+                Err(source) if wanted.contains(std::path::MAIN_SEPARATOR) => Err(Error::Io { path, source }),
+                Err(_) => Err(unknown),
+            },
+        }
     }
 
     /// A speech model: an id, a folder, or the profile's.
@@ -256,6 +257,7 @@ impl Engine {
 
     /// The face models.
     pub fn face(&self) -> Result<Arc<FaceNets>> {
+        self.prepare(&FACE)?;
         let (_, detector) = self.locate(Some("face-detector"), Role::Face, ".tflite")?;
         let (_, mesh) = self.locate(Some("face-mesh"), Role::Face, ".tflite")?;
         let (_, expression) = self.locate(Some("face-emotion"), Role::Face, ".json")?;
@@ -284,6 +286,7 @@ impl Engine {
     /// # Errors
     /// Models that cannot be had or loaded; [`Error::Cancelled`] soon after `cancel` is set.
     pub fn perceive(&self, clip: &Clip, wanted: &Wanted, cancel: &AtomicBool) -> Result<Tracks> {
+        self.prepare(&wanted.models(self, clip)?.iter().map(String::as_str).collect::<Vec<_>>())?;
         let (sound, sight) = (!clip.pcm.is_empty(), !clip.frames.is_empty());
         let speech = (wanted.speech && sound).then(|| self.speech(wanted.speech_model.as_deref())).transpose()?;
         let pose = (wanted.pose && sight).then(|| self.pose(wanted.pose_model.as_deref())).transpose()?;
@@ -320,5 +323,24 @@ pub struct Wanted {
 impl Default for Wanted {
     fn default() -> Self {
         Self { speech: true, prosody: true, pose: true, face: true, speech_model: None, pose_model: None }
+    }
+}
+
+impl Wanted {
+    /// Ids of the models that look at `clip`; those given as files are left out.
+    pub(crate) fn models(&self, engine: &Engine, clip: &Clip) -> Result<Vec<String>> {
+        let (sound, sight) = (!clip.pcm.is_empty(), !clip.frames.is_empty());
+        let mut ids = Vec::new();
+        if self.speech && sound {
+            ids.push(self.speech_model.clone().map_or_else(|| engine.default_model(Role::Speech), Ok)?);
+        }
+        if self.pose && sight {
+            ids.push(self.pose_model.clone().unwrap_or_else(|| POSE.into()));
+        }
+        if self.face && sight {
+            ids.extend(FACE.map(String::from));
+        }
+        ids.retain(|id| engine.store().manifest().find(id).is_ok());
+        Ok(ids)
     }
 }

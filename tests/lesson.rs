@@ -11,7 +11,7 @@ use dreamseed::lesson::{Request, Voice};
 use dreamseed::{demo, media};
 
 fn demo_clip() -> media::Clip {
-    demo::open(engine(), &[]).expect("the demo's material")
+    demo::open(engine()).expect("the demo's material")
 }
 
 #[test]

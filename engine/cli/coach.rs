@@ -102,7 +102,7 @@ impl CoachArgs {
             seed: self.seed,
             ..Request::new(Lab::Drama, media::Clip::default())
         };
-        let mut clip = if self.demo { demo::open(engine, &request.models(engine)?)? } else { self.clip.open(engine)? };
+        let mut clip = if self.demo { demo::open(engine)? } else { self.clip.open(engine)? };
         clip.text = self.text.clone();
         request.lab = self.lab(&clip);
         request.clip = Arc::new(clip);
