@@ -206,7 +206,7 @@ impl Engine {
         let manifest = self.inner.store.manifest();
         let profile = crate::fetch::profile(&self.inner.config, &self.inner.store)?;
         let first = manifest.in_profile(profile, role).first().map(|m| m.id.clone());
-        first.ok_or_else(|| Error::Usage(format!("profile {} has no {role:?} model; name one with --model", profile.id)))
+        first.ok_or_else(|| Error::Usage(format!("profile {} has no model for {role:?}; name one with --model", profile.id)))
     }
 
     /// Where a model is: an id of weights.toml (the profile's model of the role when `None`), fetched with what it needs, or a path.
@@ -219,7 +219,8 @@ impl Engine {
         let path = PathBuf::from(&wanted);
         match self.inner.store.manifest().find(&wanted) {
             Ok(model) if model.role != role => {
-                Err(Error::Usage(format!("{wanted} is a {:?} model; here a {role:?} model is needed", model.role)))
+                let problem = format!("{wanted} is a model for {:?}; one for {role:?} is needed here", model.role);
+                Err(Error::Usage(problem.to_lowercase()))
             }
             Ok(model) => {
                 self.prepare(&[&wanted])?;

@@ -231,8 +231,22 @@ fn repetitions(timeline: &Timeline, events: &mut Vec<Event>) {
         let Some(joint) = column.name.strip_prefix("pose.").and_then(|n| n.strip_suffix(".angle")) else { continue };
         let bend: Vec<_> = smooth(&column.values, 0.1 * timeline.rate).into_iter().map(|v| v.map(|v| -v)).collect();
         let found = apart(peaks(&bend, REPETITION, rows(timeline, 10.0)), &bend, rows(timeline, 0.3));
-        if found.len() >= 2 {
-            events.extend(found.into_iter().map(|peak| moment(EventKind::Repetition, timeline, peak, joint)));
+        if found.len() < 2 {
+            continue;
         }
+        let ats: Vec<usize> = found.iter().map(|p| p.at).collect();
+        events.extend(found.into_iter().enumerate().map(|(i, peak)| {
+            let from = i.checked_sub(1).map_or(0, |before| ats[before]);
+            let to = ats.get(i + 1).map_or(bend.len(), |after| after + 1);
+            let depth = depth(&bend[from..to], peak.at - from);
+            moment(EventKind::Repetition, timeline, Peak { prominence: depth, ..peak }, joint)
+        }));
     }
+}
+
+/// How far the bend at `at` is from the straightest moment beside it. Not the prominence: a clip often ends before the last
+/// repetition is straight again.
+fn depth(bend: &[Option<f32>], at: usize) -> f32 {
+    let straightest = bend.iter().flatten().fold(f32::INFINITY, |a, &b| a.min(b));
+    bend[at].map_or(0.0, |deepest| deepest - straightest)
 }

@@ -74,7 +74,7 @@ pub enum EventKind {
     /// The face's leading expression changed: label the new one, value its mean probability, span while it leads.
     ExpressionChange,
     /// The turning point of a repeated bend, such as the bottom of a squat: label the joint (`left_knee`), value how many degrees
-    /// the angle falls to it.
+    /// the angle is from the straightest moment since the turning point before and until the next.
     Repetition,
 }
 
