@@ -33,7 +33,9 @@ fn apart(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn equals_transformers() {
-    for name in ["llama", "qwen3"] {
+    // The cache's f16 keys and values are the whole difference: a forward in f64 is within 1.2e-6 of transformers, with keys and
+    // values rounded to f16 it is 3.6e-4 (llama) and 6.8e-4 (qwen3) away, and this decoder is within 6e-5 of the latter.
+    for (name, allowed) in [("llama", 5e-4), ("qwen3", 9e-4)] {
         let Some(path) = golden(name) else { continue };
         let pool = Pool::new(2);
         let decoder = Decoder::open(&path, &pool).unwrap();
@@ -42,9 +44,8 @@ fn equals_transformers() {
         let wanted = file.tensor("out.logits").unwrap().values.into_f32();
         let mut state = decoder.new_state(64);
         let logits = decoder.forward(&pool, &mut state, &prompt, Logits::All).unwrap();
-        // The cache holds keys and values as f16 (11 bits): with an f32 cache the difference is below 1e-4.
         let error = apart(&wanted, logits);
-        assert!(error < 1e-3, "{name}: {error}");
+        assert!(error < allowed, "{name}: {error}");
         let mut tokens = prompt.clone();
         let mut next = argmax(&logits[logits.len() - decoder.config().vocab..]);
         let greedy = integers(&file, "out.greedy");
