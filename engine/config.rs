@@ -223,7 +223,7 @@ impl Config {
         let defaults = Self::with_home(home.clone().unwrap_or_default());
         let mut table = table_of(&defaults)?;
         if let Some((path, given)) = config_file(flags, around) {
-            match std::fs::read_to_string(&path) {
+            match crate::manifest::read_text(&path) {
                 Ok(text) => {
                     let file: Table = text.parse().map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
                     merge(&mut table, file, "").map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;

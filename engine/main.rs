@@ -1,6 +1,6 @@
 //! The binary: parses the command line, runs it, prints an error with its causes and picks the exit code.
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
 use dreamseed::{Error, cli};
@@ -29,5 +29,11 @@ fn init_logging(verbose: u8) {
     use tracing_subscriber::EnvFilter;
     let default = ["warn", "info,hyper=warn", "debug"][usize::from(verbose.min(2))];
     let filter = EnvFilter::try_from_env("DREAMSEED_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
 }

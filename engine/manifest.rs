@@ -212,13 +212,19 @@ impl Model {
     }
 }
 
+/// A configuration or manifest: a text of at most a mebibyte.
+pub(crate) fn read_text(path: &Path) -> std::io::Result<String> {
+    let bytes = dreamseed_models::weights::read_whole(path, 1 << 20)?;
+    String::from_utf8(bytes).map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e))
+}
+
 impl Manifest {
     /// The manifest that is compiled in, with the entries of `extra` added to it or put in place of those with the same id.
     pub fn load(extra: Option<&Path>) -> Result<Self> {
         let mut manifest: Self =
             toml::from_str(BUILT_IN).map_err(|e| Error::Internal(format!("weights.toml inside the program: {e}")))?;
         if let Some(path) = extra {
-            let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.into(), source })?;
+            let text = read_text(path).map_err(|source| Error::Io { path: path.into(), source })?;
             let more: Self = toml::from_str(&text).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
             manifest.merge(more);
         }

@@ -2,11 +2,12 @@
 //!
 //! What users say never becomes a control token: where their text spells one (or could complete one together with the template's
 //! text), a mark is put inside before the template runs; control tokens are looked for in the result, and only then the marks
-//! are taken out. A template is a program from outside: it runs with a limit of steps and sees nothing but the messages.
+//! are taken out. A template is a program from outside: it sees nothing but the messages and runs with limits of steps, of output and
+//! of length, on a stack that holds whatever nesting these allow.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, io, thread};
 
-use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
+use minijinja::{Environment, ErrorKind, State, UndefinedBehavior, Value, context};
 use serde::Serialize;
 
 use crate::{
@@ -16,8 +17,13 @@ use crate::{
 
 /// Steps a template may take: templates in use take some hundred a message.
 const FUEL: u64 = 2_000_000;
-/// Longest template that is compiled.
-const MAX_TEMPLATE: usize = 1 << 20;
+/// Longest template that is compiled, in bytes: templates in use take up to some 20,000.
+const MAX_TEMPLATE: usize = 1 << 16;
+/// Bytes that a template may write besides the messages' own, each of them twice.
+const MAX_OUTPUT: usize = 1 << 20;
+/// Stack for compiling and running: minijinja goes down a level for each operator of a chain and each level of a nested value, some
+/// hundred bytes a level; [`MAX_TEMPLATE`] and [`FUEL`] bound the levels. Memory is taken as far as it is used.
+const STACK: usize = 512 << 20;
 /// First of the characters that can serve as the mark (private use, plane 15).
 const FIRST_MARK: char = '\u{F0000}';
 
@@ -101,7 +107,7 @@ impl ChatTemplate {
     /// [`Error::Template`] where it does not compile.
     pub fn new(source: Option<&str>, tokenizer: &Tokenizer) -> Result<Self, Error> {
         let name = |id: Option<u32>| id.map(|id| String::from_utf8_lossy(tokenizer.bytes(id)).into_owned()).unwrap_or_default();
-        let environment = source.map(compile).transpose()?;
+        let environment = source.map(|source| deep(|| compile(source))).transpose()?;
         let controls = tokenizer.control_names().map(str::to_owned).collect();
         Ok(Self { environment, bos: name(tokenizer.bos()), eos: name(tokenizer.eos()), controls })
     }
@@ -126,19 +132,22 @@ impl ChatTemplate {
         };
         let mark = free_mark(messages);
         let guarded = messages.iter().map(|m| Message { role: m.role, content: self.guard(&m.content, mark).into_owned() });
-        let prompt = self.render(environment, guarded.collect(), date)?;
+        let guarded = guarded.collect();
+        let prompt = deep(|| self.render(environment, guarded, date))?;
         Ok(tokenizer.encode_prompt(&prompt, Specials::Parse, |text| text.replace(mark, ""))?)
     }
 
     fn render(&self, environment: &Environment, messages: Vec<Message>, date: Date) -> Result<String, Error> {
         let template = environment.get_template(NAME).map_err(failure)?;
         let day = move |format: &str| strftime(format, date);
-        template
-            .render(context! {
-                messages, add_generation_prompt => true, bos_token => self.bos, eos_token => self.eos,
-                date_string => strftime("%d %b %Y", date), strftime_now => minijinja::Value::from_function(day),
-            })
-            .map_err(failure)
+        let said: usize = messages.iter().map(|m| m.content.len()).sum();
+        let mut out = Bounded { text: Vec::new(), limit: MAX_OUTPUT.saturating_add(said.saturating_mul(2)) };
+        let values = context! {
+            messages, add_generation_prompt => true, bos_token => self.bos, eos_token => self.eos,
+            date_string => strftime("%d %b %Y", date), strftime_now => Value::from_function(day),
+        };
+        template.render_captured_to(values, &mut out).map_err(failure)?;
+        String::from_utf8(out.text).map_err(|e| Error::Template(e.to_string()))
     }
 
     /// `content` with a mark inside whatever spells a control token, and at its ends where it could complete one.
@@ -176,6 +185,43 @@ impl ChatTemplate {
     }
 }
 
+/// A prompt while a template writes it, with the most bytes that it may have.
+struct Bounded {
+    text: Vec<u8>,
+    limit: usize,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() > self.limit - self.text.len() {
+            return Err(io::Error::other(format!("writes more than the {} bytes that are allowed", self.limit)));
+        }
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Runs `work` on a thread with room for the deepest template ([`STACK`]).
+fn deep<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+    thread::scope(|scope| {
+        let worker = thread::Builder::new().name("template".into()).stack_size(STACK).spawn_scoped(scope, work);
+        let worker = worker.map_err(|e| Error::Template(format!("no thread to run it on: {e}")))?;
+        worker.join().unwrap_or_else(|_| Err(Error::Template("breaks the template engine".into())))
+    })
+}
+
+/// Python's methods on values, without `format`: its width asks for any amount of memory, and templates do without.
+fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Value, minijinja::Error> {
+    match name {
+        "format" => Err(minijinja::Error::new(ErrorKind::UnknownMethod, "str.format is not allowed; write `~` or `+`")),
+        _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
+    }
+}
+
 fn compile(source: &str) -> Result<Environment<'static>, Error> {
     if source.len() > MAX_TEMPLATE {
         return Err(Error::Template(format!("{} bytes; at most {MAX_TEMPLATE} are allowed", source.len())));
@@ -185,7 +231,10 @@ fn compile(source: &str) -> Result<Environment<'static>, Error> {
     environment.set_lstrip_blocks(true);
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
     environment.set_fuel(Some(FUEL));
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(method);
+    for filter in ["format", "indent"] {
+        environment.remove_filter(filter); // their widths ask for any amount of memory
+    }
     environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, format!("{RAISED}{message}")))
     });
@@ -328,9 +377,25 @@ mod tests {
             "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
             "{{ 'x' * 99999999999 }}",
             "{{ nope() }}",
+            "{% for i in range(90000) %}{{ 'a line of text that is far too long' }}{% endfor %}",
+            "{{ '{:>9999999999}'.format(3) }}",
+            "{{ '%9999999999d' | format(3) }}",
+            "{{ 'x\ny' | indent(9999999999) }}",
         ] {
             assert!(matches!(prompt(Some(template), &[]), Err(Error::Template(_))), "{template}");
         }
+        let fits = |part: &str| part.repeat((MAX_TEMPLATE - 20) / part.len());
+        for (head, chain, tail) in [
+            ("{{ ", "not ", "1 }}"),
+            ("{{ ", "-", "1 }}"),
+            ("{{ a", ".b", " }}"),
+            ("{{ 1", "+1", " }}"),
+            ("{{ 1", "|int", " }}"),
+        ] {
+            let _ = prompt(Some(&format!("{head}{}{tail}", fits(chain))), &[]); // whatever it says, it returns
+        }
+        let nested = "{% set n = namespace(x=[]) %}{% for i in range(90000) %}{% set n.x = [n.x] %}{% endfor %}{{ n.x }}";
+        let _ = prompt(Some(nested), &[]);
         assert!(prompt(Some(&"x".repeat(MAX_TEMPLATE + 1)), &[]).is_err());
     }
 

@@ -81,8 +81,9 @@ pub fn run(cli: Cli) -> Result<()> {
         Some(Command::Doctor(args)) => doctor::run(&config, &args),
         Some(Command::Bench(args)) => bench::run(config, args),
         Some(Command::Completions { shell }) => {
-            clap_complete::generate(shell, &mut Cli::command(), "dreamseed", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new(); // clap_complete panics where it cannot write
+            clap_complete::generate(shell, &mut Cli::command(), "dreamseed", &mut script);
+            print(&String::from_utf8_lossy(&script))
         }
     }
 }

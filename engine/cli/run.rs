@@ -1,6 +1,6 @@
 //! `dreamseed run`: a chat in the terminal, or one prompt.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal, Read, Take, Write};
 use std::ops::ControlFlow;
 
 use clap::Args;
@@ -96,19 +96,26 @@ pub(super) fn run(config: Config, args: RunArgs) -> Result<()> {
     let engine = engine(config)?;
     match &args.prompt {
         None => chat(&engine, &args, &options),
-        Some(prompt) => answer(&engine, &args, &options, &text_of(prompt, engine.limits().max_bytes)?),
+        Some(prompt) if prompt == "-" => {
+            let text = read_text(std::io::stdin().lock(), |input, text| input.read_to_end(text))?;
+            answer(&engine, &args, &options, &text)
+        }
+        Some(prompt) => answer(&engine, &args, &options, prompt),
     }
 }
 
-fn text_of(prompt: &str, limit: u64) -> Result<String> {
-    if prompt != "-" {
-        return Ok(prompt.to_owned());
+/// Most bytes of a prompt: more than the tokens of the longest context.
+const MAX_PROMPT: u64 = 4 << 20;
+
+/// A text from standard input, as `read` takes it from there: all of it or a line.
+fn read_text<R: BufRead>(from: R, read: impl FnOnce(&mut Take<R>, &mut Vec<u8>) -> std::io::Result<usize>) -> Result<String> {
+    let mut text = Vec::new();
+    let failed = |source| Error::Io { path: "standard input".into(), source };
+    read(&mut from.take(MAX_PROMPT + 1), &mut text).map_err(failed)?;
+    if text.len() as u64 > MAX_PROMPT {
+        return Err(Error::Usage(format!("standard input: a prompt of more than {MAX_PROMPT} bytes; shorten it")));
     }
-    let mut text = String::new();
-    let mut input = std::io::Read::take(std::io::stdin().lock(), limit);
-    std::io::Read::read_to_string(&mut input, &mut text)
-        .map_err(|source| Error::Io { path: "standard input".into(), source })?;
-    Ok(text)
+    String::from_utf8(text).map_err(|e| failed(std::io::Error::new(std::io::ErrorKind::InvalidData, e)))
 }
 
 /// Streams to stdout and remembers why it could not.
@@ -154,15 +161,15 @@ fn chat(engine: &Engine, args: &RunArgs, options: &Options) -> Result<()> {
     if person {
         note("Type a line and Enter. /clear forgets the conversation, /quit ends it.");
     }
-    let mut lines = std::io::stdin().lock().lines();
+    let mut input = std::io::stdin().lock();
     loop {
         if person {
             eprint!("> ");
             let _ = std::io::stderr().flush();
         }
-        let Some(line) = lines.next() else { return Ok(()) };
-        let line = line.map_err(|source| Error::Io { path: "standard input".into(), source })?;
+        let line = read_text(&mut input, |input, line| input.read_until(b'\n', line))?;
         match line.trim() {
+            "" if line.is_empty() => return Ok(()),
             "" => continue,
             "/quit" | "/exit" => return Ok(()),
             "/clear" => {
@@ -172,7 +179,7 @@ fn chat(engine: &Engine, args: &RunArgs, options: &Options) -> Result<()> {
             _ => {}
         }
         let mut failed = None;
-        let outcome = chat.say(&line, options, stream(false, &mut failed));
+        let outcome = chat.say(line.trim_end_matches(['\r', '\n']), options, stream(false, &mut failed));
         if let Some(e) = failed {
             return Err(e);
         }
@@ -183,5 +190,19 @@ fn chat(engine: &Engine, args: &RunArgs, options: &Options) -> Result<()> {
             Err(e @ Error::Usage(_)) => note(&format!("{e}; /clear starts anew")),
             Err(e) => return Err(e),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn standard_input_is_bounded_utf8() {
+        let line = |text: &[u8]| read_text(text, |input, line| input.read_until(b'\n', line));
+        assert_eq!(line(b"one\ntwo\n").unwrap(), "one\n");
+        assert_eq!(line(b"").unwrap(), "");
+        assert!(matches!(line(b"\xff\n"), Err(Error::Io { .. })));
+        assert!(matches!(line(&vec![b'x'; MAX_PROMPT as usize + 1]), Err(Error::Usage(_))));
     }
 }

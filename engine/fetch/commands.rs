@@ -192,6 +192,10 @@ fn json(out: &mut dyn Write, rows: &[Row<'_>]) -> Result<()> {
     print(out, &format!("{text}\n"))
 }
 
+/// A reader that has gone away (`| head`) ends the program quietly.
 fn print(out: &mut dyn Write, text: &str) -> Result<()> {
-    out.write_all(text.as_bytes()).map_err(|source| Error::Io { path: "standard output".into(), source })
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|source| match source.kind() {
+        std::io::ErrorKind::BrokenPipe => Error::Cancelled,
+        _ => Error::Io { path: "standard output".into(), source },
+    })
 }

@@ -146,7 +146,7 @@ impl SpecialTokens {
     fn read(folder: &Path) -> Result<Self> {
         let json = |name: &str| -> Result<Option<serde_json::Value>> {
             let path = folder.join(name);
-            match std::fs::read(&path) {
+            match weights::read_whole(&path, weights::TEXT) {
                 Ok(text) => Ok(Some(serde_json::from_slice(&text).map_err(|e| weights::Error::Field {
                     format: "json",
                     field: path.display().to_string(),

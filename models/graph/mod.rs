@@ -14,7 +14,7 @@ mod resolve_ops;
 #[cfg(test)]
 mod tests;
 
-use crate::weights::{Error, Result, tfjs, tflite};
+use crate::weights::{Error, Result, read_whole, tfjs, tflite};
 use dreamseed_kernels::Pool;
 use dreamseed_kernels::cpu::conv::{Buffer, Residual};
 use plan::{Place, Plan, Run, Step};
@@ -107,12 +107,7 @@ impl Network {
 
 fn read(path: &Path) -> Result<ir::Graph> {
     let io = |source| Error::Io { path: path.to_owned(), source };
-    let size = std::fs::metadata(path).map_err(io)?.len();
-    if size > ir::limits::FILE {
-        let limit = ir::limits::FILE;
-        return Err(Error::Unsupported(format!("{}: {size} bytes; at most {limit} are read", path.display())));
-    }
-    let bytes = std::fs::read(path).map_err(io)?;
+    let bytes = read_whole(path, ir::limits::FILE).map_err(io)?;
     if tflite::is_tflite(&bytes) { tflite::read(&bytes) } else { tfjs::read(path, &bytes) }
 }
 

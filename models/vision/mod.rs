@@ -8,7 +8,7 @@ use candle_core::{DType, Device, IndexOp, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::siglip;
 
-use crate::weights::{Error, Result};
+use crate::weights::{Error, Result, read_whole};
 
 /// Largest side of the input, layers, width and vocabulary that are believed: well above every published model.
 const LIMIT: usize = 1 << 20;
@@ -25,7 +25,7 @@ fn failed(path: &Path, what: impl std::fmt::Display) -> Error {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|source| Error::Io { path: path.into(), source })
+    read_whole(path, 16 << 30).map_err(|source| Error::Io { path: path.into(), source })
 }
 
 impl SigLip {

@@ -16,6 +16,7 @@ pub(crate) mod tflite_tensor;
 
 use std::path::PathBuf;
 
+pub use source::{TEXT, read_whole};
 pub use tensor::{Tensor, Values};
 
 /// What is wrong with a weight file: where, what was seen and what is allowed.

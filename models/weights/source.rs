@@ -3,9 +3,34 @@
 //! Positional reads instead of a memory map: a file that shrinks while it is read gives an error, not a signal, and nothing is
 //! read before it is asked for. Every length is held against the real size of the file before memory is taken.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use super::{Error, Result};
+
+/// Most bytes of a text file beside weights or in a home: settings, indices, manifests, vocabularies.
+pub const TEXT: u64 = 256 << 20;
+
+/// All of a file that is small by nature.
+///
+/// # Errors
+/// Those of the operating system; `InvalidInput` for a pipe or a device, which could hold the caller for ever or never end, and
+/// for more than `limit` bytes.
+pub fn read_whole(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+    let refused = |problem: String| Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, problem));
+    let meta = std::fs::metadata(path)?; // before it is opened: opening a pipe waits for its writer
+    if !meta.is_file() {
+        return refused("not a regular file; pipes, devices and folders are not read".into());
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(meta.len().min(limit)).unwrap_or(0));
+    let read = std::fs::File::open(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    match read as u64 > limit {
+        true => refused(format!("more than {limit} bytes, which are the most that are read here")),
+        false => Ok(bytes),
+    }
+}
 
 /// A file, or bytes in memory, with its real size.
 pub(crate) struct Source {
@@ -23,11 +48,11 @@ enum Kind {
 impl Source {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let error = |source| Error::Io { path: path.to_path_buf(), source };
+        if !std::fs::metadata(path).map_err(error)?.is_file() {
+            return Err(error(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file"))); // may never open
+        }
         let file = std::fs::File::open(path).map_err(error)?;
         let meta = file.metadata().map_err(error)?;
-        if !meta.is_file() {
-            return Err(error(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file")));
-        }
         Ok(Self { path: path.to_path_buf(), len: meta.len(), kind: Kind::File(file) })
     }
 
@@ -93,4 +118,21 @@ fn read_exact_at(file: &std::fs::File, mut offset: u64, mut out: &mut [u8]) -> s
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_files_are_regular_and_of_the_size_allowed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        std::fs::write(&path, "12345").unwrap();
+        assert_eq!(read_whole(&path, 5).unwrap(), b"12345");
+        for refused in [read_whole(&path, 4), read_whole(dir.path(), 9), read_whole(Path::new("/dev/zero"), 9)] {
+            let kind = refused.unwrap_err().kind();
+            assert!(matches!(kind, std::io::ErrorKind::InvalidInput | std::io::ErrorKind::NotFound), "{kind}");
+        }
+    }
 }

@@ -133,7 +133,7 @@ fn shards(folder: &Path, group: &Group, size: &mut u64, weights: &mut HashMap<St
         if *size > limits::FILE {
             return Err(error("weightsManifest", 0, format!("weights of more than {} bytes", limits::FILE)));
         }
-        bytes.extend(std::fs::read(&path).map_err(io)?);
+        bytes.extend(super::read_whole(&path, limits::FILE).map_err(io)?);
     }
     let mut at = 0usize;
     for w in &group.weights {
