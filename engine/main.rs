@@ -18,10 +18,25 @@ fn main() -> ExitCode {
         Ok(()) | Err(Error::Cancelled) => ExitCode::SUCCESS,
         Err(e) => {
             let usage = matches!(e, Error::Usage(_));
-            eprintln!("dreamseed: {:#}", anyhow::Error::from(e));
+            eprintln!("dreamseed: {}", told(&anyhow::Error::from(e)));
             ExitCode::from(if usage { 2 } else { 1 })
         }
     }
+}
+
+/// An error and its causes in one line, each reason once. Names of files come from outside: what would steer the terminal is
+/// shown as an escape, and a text without end is cut.
+fn told(error: &anyhow::Error) -> String {
+    const LONGEST: usize = 4000;
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    let shown = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
+    let plain: String = text.chars().take(LONGEST).map(shown).collect();
+    if text.chars().nth(LONGEST).is_some() { plain + " ..." } else { plain }
 }
 
 /// Messages go to stderr: warnings by default, more with -v, or as DREAMSEED_LOG says.

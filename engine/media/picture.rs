@@ -107,7 +107,7 @@ fn over_white(picture: &RgbaImage) -> RgbImage {
 
 /// All frames that `limits.fps` keeps. Delays under 20 ms are taken as 100 ms, as browsers do.
 fn animation<'a>(path: &Path, limits: &Limits, decoder: impl AnimationDecoder<'a>) -> Result<Vec<Frame>> {
-    let (mut frames, mut t, mut before, mut held, mut count) = (Vec::new(), 0.0, None, 0u64, 0);
+    let (mut frames, mut t, mut before, mut held, mut count, mut drawn) = (Vec::new(), 0.0, None, 0u64, 0, 0u64);
     for frame in decoder.into_frames() {
         let frame = match frame {
             Ok(frame) => frame,
@@ -120,6 +120,15 @@ fn animation<'a>(path: &Path, limits: &Limits, decoder: impl AnimationDecoder<'a
         let (numerator, denominator) = frame.delay().numer_denom_ms();
         let delay = f64::from(numerator) / f64::from(denominator.max(1)) / 1000.0;
         count += 1;
+        // Each picture is drawn on the whole canvas, however little it changes: a small file can ask for hours of that.
+        drawn += u64::from(frame.buffer().width()) * u64::from(frame.buffer().height());
+        if drawn > limits.max_frame_bytes {
+            let most = limits.max_frame_bytes >> 20;
+            return Err(problem(
+                path,
+                format!("its pictures hold more than {most} megapixels in all: cut it, or scale it down"),
+            ));
+        }
         limits.check_seconds(path, t)?;
         if limits.keeps(t, before) {
             let rgb = over_white(frame.buffer());

@@ -245,6 +245,17 @@ fn an_animation_has_times() {
 }
 
 #[test]
+fn an_animation_is_not_drawn_without_end() {
+    let folder = Folder::new();
+    let path = folder.put("a.gif", gif(&[40; 30]));
+    let one = open(&path, &Limits::default()).unwrap().frames[0].rgb.len() as u64 / 3;
+    // Looked at once a second only the first two of thirty are kept; all of them are drawn.
+    let limits = Limits { fps: 1.0, max_frame_bytes: 20 * one, ..Limits::default() };
+    assert!(message(open(&path, &limits)).contains("megapixels in all"));
+    assert_eq!(open(&path, &Limits { max_frame_bytes: 40 * one, ..limits }).unwrap().frames.len(), 2);
+}
+
+#[test]
 fn a_folder_of_pictures_has_a_rate_and_one_size() {
     let folder = Folder::new();
     for i in [1, 2, 10] {

@@ -82,7 +82,8 @@ impl Decoder {
             return Self::from_gguf(&Gguf::open(path)?, pool);
         }
         let json = path.join("config.json");
-        let text = crate::weights::read_whole(&json, crate::weights::TEXT).map_err(|source| crate::weights::Error::Io { path: json, source })?;
+        let text = crate::weights::read_whole(&json, crate::weights::TEXT)
+            .map_err(|source| crate::weights::Error::Io { path: json, source })?;
         Self::new(Config::from_json(&text)?, &weights::Files::hf(path)?, pool)
     }
 

@@ -87,7 +87,8 @@ impl Files<'_> {
         let index = folder.join("model.safetensors.index.json");
         let mut names = vec![PathBuf::from("model.safetensors")];
         if index.exists() {
-            let text = crate::weights::read_whole(&index, crate::weights::TEXT).map_err(|source| Error::Io { path: index.clone(), source })?;
+            let text = crate::weights::read_whole(&index, crate::weights::TEXT)
+                .map_err(|source| Error::Io { path: index.clone(), source })?;
             let index: Index = serde_json::from_slice(&text).map_err(|e| Error::Field {
                 format: "model.safetensors.index.json",
                 field: "weight_map".into(),

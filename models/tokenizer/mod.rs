@@ -159,7 +159,8 @@ impl Tokenizer {
     pub fn from_json(path: &Path, bos: Option<u32>, eos: &[u32]) -> Result<Self> {
         let bad =
             |problem: String| Error::Field { format: "tokenizer.json", field: path.display().to_string(), offset: 0, problem };
-        let text = crate::weights::read_whole(path, crate::weights::TEXT).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        let text = crate::weights::read_whole(path, crate::weights::TEXT)
+            .map_err(|source| Error::Io { path: path.to_owned(), source })?;
         let mut model = tokenizers::Tokenizer::from_bytes(&text).map_err(|e| bad(e.to_string()))?;
         model.set_encode_special_tokens(true);
         let prefix = model.encode_fast("", true).map_err(|e| bad(e.to_string()))?;
