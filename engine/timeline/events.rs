@@ -239,9 +239,20 @@ fn repetitions(timeline: &Timeline, events: &mut Vec<Event>) {
             let from = i.checked_sub(1).map_or(0, |before| ats[before]);
             let to = ats.get(i + 1).map_or(bend.len(), |after| after + 1);
             let depth = depth(&bend[from..to], peak.at - from);
-            moment(EventKind::Repetition, timeline, Peak { prominence: depth, ..peak }, joint)
+            let at = from + middle(&bend[from..to], peak.at - from, 0.1 * depth);
+            moment(EventKind::Repetition, timeline, Peak { at, prominence: depth }, joint)
         }));
     }
+}
+
+/// The middle of the stretch around `at` that is bent nearly (within `near`) as far: the bottom of a squat is flat, and which of
+/// its rows is the lowest is chance.
+fn middle(bend: &[Option<f32>], at: usize, near: f32) -> usize {
+    let least = bend[at].map_or(f32::INFINITY, |deepest| deepest - near);
+    let bent = |v: &&Option<f32>| v.is_some_and(|v| v >= least);
+    let before = bend[..at].iter().rev().take_while(bent).count();
+    let after = bend[at..].iter().take_while(bent).count().max(1);
+    (at - before + at + after - 1) / 2
 }
 
 /// How far the bend at `at` is from the straightest moment beside it. Not the prominence: a clip often ends before the last
