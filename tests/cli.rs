@@ -95,7 +95,7 @@ fn a_hostile_model_folder_is_refused() {
         std::fs::write(folder.path().join("model.bin"), &model[..cut]).unwrap();
         let args = ["transcribe", speech.to_str().unwrap(), "--model", folder.path().to_str().unwrap()];
         let (code, _, err) = outcome(&mut dreamseed(&args));
-        assert!(code == 1 && err.contains("model.bin") || err.contains("byte"), "{cut}: {code} {err}");
+        assert!(code == 1 && (err.contains("model.bin") || err.contains("byte")), "{cut}: {code} {err}");
     }
 }
 
