@@ -63,22 +63,32 @@ pub fn linear(pool: &Pool, x: &[f32], w: &Matrix, out: &mut [f32], epilogue: Epi
     linear_many(pool, x, &mut [Product { weights: w, out, epilogue }]);
 }
 
-/// Several products of the same `x` (query, key and value; gate and up) in one parallel region.
+/// Several products of the same `x` (query, key and value; gate and up) in one parallel region; at most eight.
 ///
 /// # Panics
 /// When the lengths do not fit: shapes are checked once, where a model is built.
 pub fn linear_many(pool: &Pool, x: &[f32], products: &mut [Product]) {
     let Some(k) = products.first().map(|p| p.weights.cols()) else { return };
     let m = x.len() / k.max(1);
-    let plans: Vec<Plan> = products.iter_mut().map(|p| Plan::new(x, m, k, p)).collect();
-    let Some(level) = plans.iter().find(|p| is_quantized(p.w.kind())).map(|p| p.w.level()) else {
-        return run(pool, &Input { x: x.as_ptr(), k, quantized: None }, &plans);
+    let count = products.len();
+    assert!(count <= TOGETHER, "{count} products of one input; at most {TOGETHER}");
+    // In place, so that a step allocates nothing.
+    let mut plans = [const { None }; TOGETHER];
+    for (plan, product) in plans.iter_mut().zip(products) {
+        *plan = Some(Plan::new(x, m, k, product));
+    }
+    let plans = &plans[..count];
+    let Some(level) = plans.iter().flatten().find(|p| is_quantized(p.w.kind())).map(|p| p.w.level()) else {
+        return run(pool, &Input { x: x.as_ptr(), k, quantized: None }, plans);
     };
     with_scratch(Quantized::bytes(m, k), |scratch| {
         let quantized = Some(Quantized::new(pool, level, x, m, k, scratch));
-        run(pool, &Input { x: x.as_ptr(), k, quantized }, &plans);
+        run(pool, &Input { x: x.as_ptr(), k, quantized }, plans);
     });
 }
+
+/// The most products that may share an input in one call.
+const TOGETHER: usize = 8;
 
 /// The activations, as floats and (where a product needs them) in 8 bits.
 struct Input {
@@ -95,10 +105,10 @@ fn is_quantized(kind: BlockType) -> bool {
 }
 
 /// All blocks of all plans in one region.
-fn run(pool: &Pool, input: &Input, plans: &[Plan]) {
-    let count = plans.iter().map(|p| p.split.blocks()).sum();
+fn run(pool: &Pool, input: &Input, plans: &[Option<Plan>]) {
+    let count = plans.iter().flatten().map(|p| p.split.blocks()).sum();
     pool.for_each(count, |mut i| {
-        for plan in plans {
+        for plan in plans.iter().flatten() {
             if i < plan.split.blocks() {
                 return plan.run(input, i);
             }

@@ -1,5 +1,8 @@
 //! The thread pool that all kernels run on: persistent workers that spin for a moment between regions, then park.
 //!
+//! [`Pool::keep_awake`] makes one region of a whole decode step: the workers stay in it from the first operation to the last, and
+//! each operation ends with a barrier of those who took part in it.
+//!
 //! A region never waits for a worker that did not come: on a busy machine the threads that run do the work, and the caller
 //! waits only for workers that took a task and have not finished it.
 
@@ -41,6 +44,7 @@ struct Shared {
     state: AtomicU64,
     job: AtomicPtr<Job<'static>>,
     parked: Vec<AtomicBool>,
+    awake: AtomicUsize, // calls of keep_awake that have not ended
     quit: AtomicBool,
 }
 
@@ -106,12 +110,18 @@ impl Shared {
         };
         loop {
             let start = Instant::now();
-            while start.elapsed() < SPIN {
+            loop {
                 for _ in 0..64 {
                     if let Some(region) = fresh() {
                         return Some(region);
                     }
                     std::hint::spin_loop();
+                }
+                if start.elapsed() >= SPIN {
+                    if self.awake.load(Ordering::Relaxed) == 0 {
+                        break;
+                    }
+                    std::thread::yield_now(); // a long serial part, or another process: leave the core to who can use it
                 }
                 if self.quit.load(Ordering::Acquire) {
                     return None;
@@ -135,6 +145,7 @@ impl Pool {
             state: AtomicU64::new(0),
             job: AtomicPtr::new(std::ptr::null_mut()),
             parked: (1..wanted).map(|_| AtomicBool::new(false)).collect(),
+            awake: AtomicUsize::new(0),
             quit: AtomicBool::new(false),
         });
         let workers: Vec<_> = (1..wanted)
@@ -178,6 +189,20 @@ impl Pool {
         if let Some(payload) = job.panic.into_inner().unwrap_or_else(|e| e.into_inner()) {
             resume_unwind(payload);
         }
+    }
+
+    /// Runs `work`, whose regions follow each other closely (the operations of a step), without a worker parking between two of
+    /// them: it stays in the step, spinning, and yields its core when the caller takes long.
+    pub fn keep_awake<T>(&self, work: impl FnOnce() -> T) -> T {
+        struct Awake<'a>(&'a AtomicUsize);
+        impl Drop for Awake<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        self.shared.awake.fetch_add(1, Ordering::Relaxed);
+        let _awake = Awake(&self.shared.awake);
+        work()
     }
 
     /// Publishes a job and wakes as many parked workers as have something to do.
@@ -305,6 +330,27 @@ mod tests {
             }
         }
         assert_eq!(sum.into_inner(), 20_000);
+    }
+
+    #[test]
+    fn workers_stay_awake_through_a_step_and_park_after_it() {
+        let pool = Pool::new(3);
+        let all_parked = || pool.shared.parked.iter().all(|p| p.load(Ordering::SeqCst));
+        let wait = |limit: Duration| {
+            let start = Instant::now();
+            while !all_parked() && start.elapsed() < limit {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            all_parked()
+        };
+        let step = catch_unwind(AssertUnwindSafe(|| {
+            pool.keep_awake(|| {
+                pool.for_each(3, |_| {});
+                assert!(!wait(Duration::from_millis(20)), "parked within the step");
+                panic!("a step that fails");
+            })
+        }));
+        assert!(step.is_err() && wait(Duration::from_secs(5)), "parked after the step");
     }
 
     #[test]

@@ -16,12 +16,20 @@
 //! # }
 //! ```
 
+mod blocks;
 mod chat;
 mod generate;
+mod model;
+mod runner;
 mod sampling;
+mod scheduler;
+mod sequence;
+mod speculate;
+mod text;
 
 pub use chat::Chat;
-pub use generate::{Finish, Generation, Llm, Options, Session, raw};
+pub use generate::{Finish, Generation, Options, Session, Speculated, raw};
+pub use model::{Llm, Settings, Speculation};
 pub use sampling::{Sampler, Sampling};
 
 #[cfg(test)]

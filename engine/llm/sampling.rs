@@ -95,6 +95,12 @@ impl Sampler {
         Ok(Self { sampling, random, recent: VecDeque::new(), counts: HashMap::new(), candidates: Vec::new() })
     }
 
+    /// One that would choose the same tokens from here on.
+    pub fn fork(&self) -> Self {
+        let (recent, counts) = (self.recent.clone(), self.counts.clone());
+        Self { sampling: self.sampling, random: self.random, recent, counts, candidates: Vec::new() }
+    }
+
     /// Remembers a token of the sequence (prompt or chosen) for the penalties.
     pub fn accept(&mut self, token: u32) {
         if !self.sampling.penalizes() {

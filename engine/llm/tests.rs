@@ -9,6 +9,10 @@ use crate::Error;
 
 /// A folder with the golden llama and a tokenizer of single characters: id 3 + i is the i-th printable one.
 fn llm(template: &str) -> Option<Arc<Llm>> {
+    llm_with(template, &Settings::default())
+}
+
+fn llm_with(template: &str, settings: &Settings) -> Option<Arc<Llm>> {
     let base = std::env::var_os("DREAMSEED_REFERENCE").map(PathBuf::from);
     let base = base.unwrap_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/reference")));
     let golden = base.join("golden/llama");
@@ -37,7 +41,7 @@ fn llm(template: &str) -> Option<Arc<Llm>> {
     std::fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
     let config = serde_json::json!({"chat_template": template});
     std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
-    Some(Arc::new(Llm::open(dir.path(), Arc::new(Pool::new(2))).unwrap()))
+    Some(Arc::new(Llm::open_with(dir.path(), Arc::new(Pool::new(2)), settings).unwrap()))
 }
 
 const TEMPLATE: &str = "{% for m in messages %}<s>{{ m.role }}:{{ m.content }}\n{% endfor %}<s>assistant:";
@@ -82,15 +86,17 @@ fn streams_what_it_returns_and_stops_where_it_should() {
 
 #[test]
 fn a_shared_beginning_is_read_once_and_changes_nothing() {
-    let Some(llm) = llm(TEMPLATE) else { return };
-    let mut session = Session::new(llm.clone(), Some(100)).unwrap();
+    let Some(model) = llm(TEMPLATE) else { return };
+    let mut session = Session::new(model.clone(), Some(100)).unwrap();
     raw(&mut session, "The same beginning, one end", &options(8), quiet).unwrap();
     let warm = raw(&mut session, "The same beginning, another", &options(8), quiet).unwrap();
     assert_eq!(warm.reused_tokens, "The same beginning, ".len());
-    let cold = raw(&mut Session::new(llm, None).unwrap(), "The same beginning, another", &options(8), quiet).unwrap();
+    let Some(other) = llm(TEMPLATE) else { return };
+    let cold = raw(&mut Session::new(other, None).unwrap(), "The same beginning, another", &options(8), quiet).unwrap();
     assert_eq!((cold.reused_tokens, &cold.tokens), (0, &warm.tokens));
-    // the same prompt again: all but its last token
-    assert_eq!(raw(&mut session, "The same beginning, another", &options(8), quiet).unwrap().tokens, cold.tokens);
+    // the same prompt again, in another session: all but its last token
+    let again = raw(&mut Session::new(model, None).unwrap(), "The same beginning, another", &options(8), quiet).unwrap();
+    assert_eq!((again.reused_tokens, again.tokens), (again.prompt_tokens.len() - 1, cold.tokens));
 }
 
 #[test]
@@ -125,4 +131,82 @@ fn conversations_keep_their_cache_and_survive_errors() {
     let Some(model) = llm("{{ raise_exception('no') }}") else { return };
     let refused = Chat::new(model, None, None).unwrap().say("Hi", &options(1), quiet);
     assert!(matches!(refused, Err(Error::Usage(m)) if m.contains("refuses the conversation: no")));
+}
+
+/// `count` prompts of different lengths, some of which begin alike.
+fn prompts(count: usize) -> Vec<String> {
+    (0..count).map(|i| format!("{}{}", "The same beginning. ".repeat(i % 4), "xyz".repeat(1 + i * 5 % 11))).collect()
+}
+
+fn sampled(seed: u64) -> Options {
+    Options { sampling: Sampling { temperature: 1.0, seed, ..Sampling::default() }, ..options(24) }
+}
+
+#[test]
+fn many_at_once_get_what_each_would_get_alone() {
+    // Room for few of them at once: some wait, some have to make room and begin again.
+    for (cache_tokens, sequences) in [(8192, 32), (512, 3), (256, 32)] {
+        let settings = Settings { cache_tokens, sequences, ..Settings::default() };
+        let (Some(alone), Some(llm)) = (llm(TEMPLATE), llm_with(TEMPLATE, &settings)) else { return };
+        let prompts = prompts(12);
+        let one = |llm: &Arc<Llm>, i: usize| {
+            let mut session = Session::new(llm.clone(), Some(128)).unwrap();
+            raw(&mut session, &prompts[i], &if i.is_multiple_of(2) { options(24) } else { sampled(i as u64) }, quiet)
+                .unwrap()
+                .tokens
+        };
+        let want: Vec<_> = (0..prompts.len()).map(|i| one(&alone, i)).collect();
+        let got: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..prompts.len())
+                .map(|i| {
+                    scope.spawn({
+                        let one = &one;
+                        let llm = &llm;
+                        move || one(llm, i)
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert_eq!(got, want, "{cache_tokens} positions, {sequences} at once");
+    }
+}
+
+#[test]
+fn guesses_change_no_text() {
+    let Some(plain) = llm(TEMPLATE) else { return };
+    let draft = Speculation::Draft(plain.clone());
+    for speculation in [Speculation::LookUp, draft] {
+        let Some(llm) = llm_with(TEMPLATE, &Settings { speculation, ..Settings::default() }) else { return };
+        let mut total = Speculated::default();
+        for (i, prompt) in prompts(8).iter().enumerate() {
+            for options in [options(40), sampled(i as u64)] {
+                let want = raw(&mut Session::new(plain.clone(), None).unwrap(), prompt, &options, quiet).unwrap();
+                let got = raw(&mut Session::new(llm.clone(), None).unwrap(), prompt, &options, quiet).unwrap();
+                assert_eq!((got.tokens, got.text, got.finish), (want.tokens, want.text, want.finish), "{prompt}");
+                total.drafted += got.speculated.drafted;
+                total.accepted += got.speculated.accepted;
+            }
+        }
+        assert!(total.accepted > 20 && total.accepted <= total.drafted, "{total:?}");
+    }
+}
+
+#[test]
+fn a_caller_that_goes_away_frees_its_place_at_once() {
+    let Some(llm) = llm_with(TEMPLATE, &Settings { sequences: 1, ..Settings::default() }) else { return };
+    let long = |llm: &Arc<Llm>| {
+        let mut session = Session::new(llm.clone(), Some(128)).unwrap();
+        raw(&mut session, "Hello", &options(120), |_| ControlFlow::Break(())).unwrap()
+    };
+    for _ in 0..20 {
+        let cut = long(&llm);
+        assert_eq!((cut.tokens.len(), cut.finish), (1, Finish::Cancelled));
+    }
+    // a callback that panics is gone too
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ = raw(&mut Session::new(llm.clone(), Some(128)).unwrap(), "Hello", &options(120), |_| panic!("gone"));
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(raw(&mut Session::new(llm, None).unwrap(), "Hi", &options(3), quiet).unwrap().tokens.len(), 3);
 }

@@ -5,7 +5,7 @@
 //! arithmetic, so a query's result depends neither on the threads nor on the queries beside it.
 
 use super::gemm_float::Element;
-use super::kv::KvCache;
+use super::kv::{HeadLayout, KV_BLOCK, KvStore, KvType, SUB};
 use super::math;
 use super::vector::{LANES, Simd, Task, dispatch};
 use crate::Pool;
@@ -13,9 +13,10 @@ use crate::memory::with_scratch;
 use crate::pool::Shareable;
 use crate::simd::{self, Level};
 use half::f16;
+use std::marker::PhantomData;
 
-/// Positions whose scores are held at once.
-const CHUNK: usize = 128;
+/// Positions whose scores are held at once: a block of the paged store.
+const CHUNK: usize = KV_BLOCK;
 /// Query rows of a task.
 const ROWS: usize = 24;
 
@@ -44,20 +45,30 @@ pub struct Dense<'a> {
     pub causal: bool,
 }
 
-/// Causal attention of the newest tokens of a sequence, whose keys and values the cache holds already.
-#[allow(missing_docs)] // as above
-pub struct Cached<'a> {
-    /// (tokens, heads, head_dim); token i stands at position cache.len() - tokens + i.
-    pub q: &'a [f32],
-    pub cache: &'a KvCache,
-    /// Query heads, a multiple of the cache's.
+/// The newest tokens of a sequence, whose keys and values the store holds already.
+#[derive(Clone, Copy, Debug)]
+pub struct Span<'a> {
+    /// How many; they stand at positions `len - tokens..len`.
+    pub tokens: usize,
+    /// Positions of the sequence, these among them.
+    pub len: usize,
+    /// The blocks of the store that hold the sequence, in order.
+    pub blocks: &'a [u32],
+}
+
+/// Causal attention over one layer of a paged store.
+#[derive(Clone, Copy)]
+pub struct Paged<'a> {
+    /// Keys and values.
+    pub store: &'a KvStore,
+    /// Whose.
+    pub layer: usize,
+    /// Query heads, a multiple of the store's.
     pub heads: usize,
     /// Usually 1 / sqrt(head_dim).
     pub scale: f32,
     /// A token sees the last `window` positions, its own among them.
     pub window: Option<usize>,
-    /// (tokens, heads, head_dim)
-    pub out: &'a mut [f32],
 }
 
 /// Dense attention. `out`: (q_len, heads, head_dim), row-major.
@@ -93,13 +104,15 @@ pub(crate) fn attention_dense_at(level: Level, pool: &Pool, a: &Dense, out: &mut
             pack_dense(a, h, first, keys, values);
         });
         let heads: Vec<_> = (0..a.kv_heads)
-            .map(|h| Head::<f32> {
+            .map(|h| Head {
                 q: a.q.as_ptr().wrapping_add(h * a.heads / a.kv_heads * hd),
                 q_stride: a.q_stride,
                 out: out.as_mut_ptr().wrapping_add(h * a.heads / a.kv_heads * hd),
                 out_stride: a.heads * hd,
-                keys: base.get().wrapping_add(h * (key + value)),
-                values: base.get().wrapping_add(h * (key + value) + key),
+                source: Source::Dense {
+                    keys: base.get().wrapping_add(h * (key + value)),
+                    values: base.get().wrapping_add(h * (key + value) + key),
+                },
                 group: a.heads / a.kv_heads,
                 head_dim: hd,
                 tokens: a.q_len,
@@ -109,7 +122,7 @@ pub(crate) fn attention_dense_at(level: Level, pool: &Pool, a: &Dense, out: &mut
                 scale: a.scale,
             })
             .collect();
-        run(level, pool, &heads);
+        run::<f32>(level, pool, &mut AttentionPlan { heads, ..AttentionPlan::default() });
     });
 }
 
@@ -127,51 +140,90 @@ fn pack_dense(a: &Dense, h: usize, first: usize, keys: &mut [f32], values: &mut 
     }
 }
 
-/// Causal attention over caches, of one sequence or several, with grouped queries: prefill and decode.
-///
-/// # Panics
-/// When the shapes do not fit, or a cache holds fewer positions than there are queries.
-pub fn attention_cached(pool: &Pool, sequences: &mut [Cached]) {
-    attention_cached_at(simd::level(), pool, sequences);
+/// The tasks of one attention, kept from call to call so that a step allocates nothing.
+#[derive(Default)]
+pub struct AttentionPlan {
+    heads: Vec<Head>,
+    units: Vec<Unit>,
+    merges: Vec<(usize, usize)>, // (head, place of its first partial result)
 }
 
-pub(crate) fn attention_cached_at(level: Level, pool: &Pool, sequences: &mut [Cached]) {
-    let mut heads = Vec::new();
-    for s in sequences {
-        let (hd, kv_heads) = (s.cache.head_dim(), s.cache.kv_heads());
-        let (row, group) = (s.heads * hd, s.heads / kv_heads.max(1));
-        assert!(row > 0 && s.heads == group * kv_heads, "{} query heads over {kv_heads}", s.heads);
-        assert!(s.q.len().is_multiple_of(row) && s.out.len() == s.q.len(), "{} of {} queries of {row}", s.out.len(), s.q.len());
-        let tokens = s.q.len() / row;
-        assert!(tokens <= s.cache.len(), "{tokens} queries, but the cache holds {} positions", s.cache.len());
-        heads.extend((0..kv_heads).map(|h| Head::<f16> {
-            q: s.q.as_ptr().wrapping_add(h * group * hd),
-            q_stride: row,
-            out: s.out.as_mut_ptr().wrapping_add(h * group * hd),
-            out_stride: row,
-            keys: s.cache.keys(h).as_ptr(),
-            values: s.cache.values(h).as_ptr(),
-            group,
-            head_dim: hd,
-            tokens,
-            len: s.cache.len(),
-            causal: true,
-            window: s.window.unwrap_or(usize::MAX),
-            scale: s.scale,
+/// Causal attention over a paged store, of one sequence or several, with grouped queries: prefill and decode. `q` and `out`: (tokens
+/// of all spans, heads, head_dim), one span after the other.
+///
+/// # Panics
+/// When the shapes do not fit, or a table ends before its span.
+pub fn attention_paged<'s>(
+    pool: &Pool,
+    plan: &mut AttentionPlan,
+    a: Paged,
+    spans: impl Iterator<Item = Span<'s>>,
+    (q, out): (&[f32], &mut [f32]),
+) {
+    attention_paged_at(simd::level(), pool, plan, a, spans, (q, out));
+}
+
+pub(crate) fn attention_paged_at<'s>(
+    level: Level,
+    pool: &Pool,
+    plan: &mut AttentionPlan,
+    a: Paged,
+    spans: impl Iterator<Item = Span<'s>>,
+    (q, out): (&[f32], &mut [f32]),
+) {
+    let shape = *a.store.shape();
+    let (hd, kv_heads, layout) = (shape.head_dim, shape.kv_heads, shape.layout());
+    let (row, group) = (a.heads * hd, a.heads / kv_heads.max(1));
+    assert!(row > 0 && a.heads == group * kv_heads && a.layer < shape.layers, "{} query heads over {shape:?}", a.heads);
+    assert_eq!(q.len(), out.len(), "queries and outputs");
+    plan.heads.clear();
+    let mut from = 0;
+    for span in spans {
+        let Span { tokens, len, blocks } = span;
+        assert!(tokens <= len && (from + tokens) * row <= q.len(), "{span:?} at token {from} of {}", q.len() / row);
+        let held = blocks.iter().take(len.div_ceil(KV_BLOCK)).filter(|b| (**b as usize) < a.store.blocks()).count();
+        assert_eq!(held, len.div_ceil(KV_BLOCK), "usable blocks of {span:?}");
+        plan.heads.extend((0..kv_heads).map(|h| {
+            let at = from * row + h * group * hd;
+            Head {
+                q: q.as_ptr().wrapping_add(at),
+                q_stride: row,
+                out: out.as_mut_ptr().wrapping_add(at),
+                out_stride: row,
+                source: Source::Paged {
+                    store: a.store,
+                    table: blocks.as_ptr(),
+                    offset: a.store.head_offset(a.layer, h),
+                    layout,
+                },
+                group,
+                head_dim: hd,
+                tokens,
+                len,
+                causal: true,
+                window: a.window.unwrap_or(usize::MAX),
+                scale: a.scale,
+            }
         }));
+        from += tokens;
     }
-    run(level, pool, &heads);
+    assert_eq!(from * row, q.len(), "the tokens of all spans");
+    match shape.kind {
+        KvType::F32 => run::<f32>(level, pool, plan),
+        KvType::F16 => run::<f16>(level, pool, plan),
+        KvType::Q8_0 => run::<i8>(level, pool, plan),
+    }
+    plan.heads.clear();
 }
 
 /// One key-value head and the query heads that share it. Row i is token i / group, query head i % group.
 #[derive(Clone, Copy)]
-struct Head<E> {
+struct Head {
     q: *const f32,
     q_stride: usize,
     out: *mut f32,
     out_stride: usize,
-    keys: *const E,   // (len / 16 rounded up, head_dim, 16)
-    values: *const E, // (len rounded up to 16, head_dim rounded up to 16)
+    source: Source,
     group: usize,
     head_dim: usize,
     tokens: usize,
@@ -181,10 +233,30 @@ struct Head<E> {
     scale: f32,
 }
 
-// SAFETY: tasks write disjoint rows of `out`; who builds a Head vouches for its pointers while the region runs.
-unsafe impl<E> Sync for Head<E> {}
+/// Where keys and values lie.
+#[derive(Clone, Copy)]
+enum Source {
+    /// All positions one after the other: keys (len / 16 rounded up, head_dim, 16), values (len rounded up to 16, padded).
+    Dense { keys: *const f32, values: *const f32 },
+    /// Chunk i in block table[i], `offset` bytes from its start.
+    Paged { store: *const KvStore, table: *const u32, offset: usize, layout: HeadLayout },
+}
 
-impl<E> Head<E> {
+/// Keys and values of one chunk; the scales are null where elements have none.
+struct Chunk<E> {
+    keys: *const E,           // (panels, head_dim, 16)
+    key_scales: *const f16,   // (panels, subs, 16)
+    values: *const E,         // (positions, padded)
+    value_scales: *const f16, // (subs, 128)
+}
+
+// SAFETY: tasks write disjoint rows of `out`; who builds a Head vouches for its pointers while the region runs. Between calls a plan
+// holds no heads.
+unsafe impl Sync for Head {}
+// SAFETY: as above.
+unsafe impl Send for Head {}
+
+impl Head {
     fn rows(&self) -> usize {
         self.tokens * self.group
     }
@@ -216,9 +288,35 @@ impl<E> Head<E> {
         ROWS * (self.padded() + 2)
     }
 
-    /// Floats of scratch of a task: queries, scores, a partial result and a running one.
+    /// Floats of scratch of a task: queries, scores, scaled scores, a partial result and a running one.
     fn scratch(&self) -> usize {
-        ROWS * (self.head_dim.next_multiple_of(LANES) + CHUNK) + 2 * self.partial()
+        ROWS * (self.padded() + 2 * CHUNK) + 2 * self.partial()
+    }
+
+    /// Where chunk `i` lies.
+    ///
+    /// # Safety
+    /// The head has that chunk, in elements of type `E`.
+    #[inline(always)]
+    unsafe fn chunk<E>(&self, i: usize) -> Chunk<E> {
+        match self.source {
+            Source::Dense { keys, values } => Chunk {
+                keys: keys.wrapping_add(i * CHUNK * self.head_dim).cast(),
+                key_scales: std::ptr::null(),
+                values: values.wrapping_add(i * CHUNK * self.padded()).cast(),
+                value_scales: std::ptr::null(),
+            },
+            Source::Paged { store, table, offset, layout } => {
+                // SAFETY: the store and the table are borrowed while the region runs, and the table covers the head's positions.
+                let head = unsafe { (*store).block(*table.add(i)).as_ptr().add(offset) };
+                Chunk {
+                    keys: head.cast(),
+                    key_scales: head.wrapping_add(layout.key_scales).cast(),
+                    values: head.wrapping_add(layout.values).cast(),
+                    value_scales: head.wrapping_add(layout.value_scales).cast(),
+                }
+            }
+        }
     }
 }
 
@@ -229,13 +327,14 @@ struct Unit {
     chunk: Option<(usize, usize)>, // (chunk, its place among the partial results)
 }
 
-/// All heads: blocks of rows, or for few rows chunks of keys and a second region that merges them.
-fn run<E: Element>(level: Level, pool: &Pool, heads: &[Head<E>]) {
-    let Some(first) = heads.first() else { return };
-    let (scratch, mut units, mut merges, mut partials) = (first.scratch(), Vec::new(), Vec::new(), 0);
-    // Heads of one call have one head_dim in all models; the largest decides where they do not.
-    let (scratch, size) = heads.iter().fold((scratch, 0), |(s, p), h| (s.max(h.scratch()), p.max(h.partial())));
+/// All heads of the plan: blocks of rows, or for few rows chunks of keys and a second region that merges them.
+fn run<E: Element>(level: Level, pool: &Pool, plan: &mut AttentionPlan) {
+    let AttentionPlan { heads, units, merges } = plan;
+    units.clear();
+    merges.clear();
+    let (mut scratch, mut size, mut partials) = (0, 0, 0);
     for (head, h) in heads.iter().enumerate() {
+        (scratch, size) = (h.scratch().max(scratch), h.partial().max(size));
         if h.spread() {
             merges.push((head, partials));
             for chunk in h.chunks(0, h.rows()) {
@@ -253,7 +352,8 @@ fn run<E: Element>(level: Level, pool: &Pool, heads: &[Head<E>]) {
             let head = &heads[head];
             with_scratch(scratch * size_of::<f32>(), |scratch| {
                 let rows = ROWS.min(head.rows() - row);
-                dispatch(level, Attend { head, row, rows, stage, scratch: scratch.cast() });
+                let scratch = scratch.cast();
+                dispatch(level, Attend { head, row, rows, stage, scratch, element: PhantomData::<E> });
             });
         };
         pool.for_each(units.len(), |i| {
@@ -282,11 +382,12 @@ enum Stage {
 }
 
 struct Attend<'a, E> {
-    head: &'a Head<E>,
+    head: &'a Head,
     row: usize,
     rows: usize,
     stage: Stage,
     scratch: *mut f32, // Head::scratch() floats
+    element: PhantomData<E>,
 }
 
 impl<E: Element> Task for Attend<'_, E> {
@@ -297,7 +398,7 @@ impl<E: Element> Task for Attend<'_, E> {
         let (h, partial) = (self.head, self.head.partial());
         // SAFETY: scratch and partial results have the sizes that Head names; rows are this task's own.
         unsafe {
-            let own = self.scratch.add(ROWS * (h.padded() + CHUNK));
+            let own = self.scratch.add(ROWS * (h.padded() + 2 * CHUNK));
             let running = own.add(partial);
             match self.stage {
                 Stage::Whole => {
@@ -363,12 +464,17 @@ impl<E: Element> Attend<'_, E> {
         let first = chunk * CHUNK;
         let last = h.seen(self.row + self.rows - 1).1.min(first + CHUNK); // one past the last key that any row sees
         let panels = (last - first).div_ceil(LANES);
-        // SAFETY: the cache holds `panels` panels from `first` on; scratch has room for ROWS x CHUNK scores.
+        // SAFETY: the chunk holds `panels` panels; scratch has room for twice ROWS x CHUNK scores.
         unsafe {
             let scores = self.scratch.add(ROWS * padded);
+            let at = h.chunk::<E>(chunk);
             // 1. scores (rows, panels * 16) = q k^T
-            let keys = Operand { b: h.keys.add(first * h.head_dim), step: LANES, panel: h.head_dim * LANES };
-            product::<S, E>(self.scratch, h.head_dim, (self.rows, h.head_dim, panels), keys, (scores, CHUNK));
+            if E::SCALED {
+                self.scaled_scores::<S>(&at, panels, scores);
+            } else {
+                let keys = Operand { b: at.keys, step: LANES, panel: h.head_dim * LANES };
+                product::<S, E>(self.scratch, h.head_dim, (self.rows, h.head_dim, panels), keys, (scores, CHUNK));
+            }
             // 2. softmax within the chunk
             for r in 0..self.rows {
                 let (from, to) = h.seen(self.row + r);
@@ -378,8 +484,57 @@ impl<E: Element> Attend<'_, E> {
                 *result.add(ROWS * padded + 2 * r + 1) = sum;
             }
             // 3. sums (rows, head_dim) = p v
-            let values = Operand { b: h.values.add(first * padded), step: padded, panel: LANES };
-            product::<S, E>(scores, CHUNK, (self.rows, last - first, padded / LANES), values, (result, padded));
+            if E::SCALED {
+                self.scaled_sums::<S>(&at, last - first, scores, result);
+            } else {
+                let values = Operand { b: at.values, step: padded, panel: LANES };
+                product::<S, E>(scores, CHUNK, (self.rows, last - first, padded / LANES), values, (result, padded));
+            }
+        }
+    }
+
+    /// Scores over keys with scales: each sub-block's product times its scales.
+    #[inline(always)]
+    unsafe fn scaled_scores<S: Simd>(&self, at: &Chunk<E>, panels: usize, scores: *mut f32) {
+        let hd = self.head.head_dim;
+        // SAFETY: the caller's; the second half of the scores' room is free.
+        unsafe {
+            let part = scores.add(ROWS * CHUNK);
+            for sub in 0..hd.div_ceil(SUB) {
+                let keys = Operand { b: at.keys.add(sub * SUB * LANES), step: LANES, panel: hd * LANES };
+                let dims = SUB.min(hd - sub * SUB);
+                product::<S, E>(self.scratch.add(sub * SUB), hd, (self.rows, dims, panels), keys, (part, CHUNK));
+                for p in 0..panels {
+                    let scale = S::load_f16(at.key_scales.add((p * hd.div_ceil(SUB) + sub) * LANES));
+                    for r in 0..self.rows {
+                        let (from, to) = (part.add(r * CHUNK + p * LANES), scores.add(r * CHUNK + p * LANES));
+                        let before = if sub == 0 { S::splat(0.0) } else { S::load(to) };
+                        S::store(to, S::fma(S::load(from), scale, before));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Weighted sums over values with scales: the weights of each sub-block are multiplied by its scales.
+    #[inline(always)]
+    unsafe fn scaled_sums<S: Simd>(&self, at: &Chunk<E>, positions: usize, scores: *mut f32, result: *mut f32) {
+        let padded = self.head.padded();
+        // SAFETY: the caller's; the second half of the scores' room is free.
+        unsafe {
+            let weights = scores.add(ROWS * CHUNK);
+            for sub in 0..padded.div_ceil(SUB) {
+                for p in 0..positions.div_ceil(LANES) {
+                    let scale = S::load_f16(at.value_scales.add(sub * CHUNK + p * LANES));
+                    for r in 0..self.rows {
+                        let at = r * CHUNK + p * LANES;
+                        S::store(weights.add(at), S::mul(S::load(scores.add(at)), scale));
+                    }
+                }
+                let values = Operand { b: at.values.add(sub * SUB), step: padded, panel: LANES };
+                let panels = (SUB.min(padded - sub * SUB)) / LANES;
+                product::<S, E>(weights, CHUNK, (self.rows, positions, panels), values, (result.add(sub * SUB), padded));
+            }
         }
     }
 

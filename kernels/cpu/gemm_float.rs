@@ -7,6 +7,8 @@ use super::vector::{LANES, Simd, Task};
 pub(crate) trait Element: Copy {
     /// Whether loading it takes a conversion that is worth doing once a block of rows.
     const CONVERTED: bool;
+    /// Whether elements are codes with scales beside them (keys and values of 8 bits).
+    const SCALED: bool = false;
 
     /// 16 elements at `p`.
     unsafe fn load<S: Simd>(p: *const Self) -> S::F;
@@ -39,6 +41,17 @@ impl Element for half::bf16 {
     unsafe fn load<S: Simd>(p: *const Self) -> S::F {
         // SAFETY: the caller's.
         unsafe { S::load_bf16(p) }
+    }
+}
+
+impl Element for i8 {
+    const CONVERTED: bool = true;
+    const SCALED: bool = true;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const Self) -> S::F {
+        // SAFETY: the caller's.
+        unsafe { S::load_i8(p) }
     }
 }
 

@@ -3,8 +3,10 @@
 //! Prints read bandwidth and peak of f32 multiply-adds, then per type and shape GB/s of weights (GEMV) and GOPS (GEMM, two
 //! operations a multiply-add). Times are minima over repetitions.
 
-use dreamseed_kernels::{BlockType, Cached, Dense, Epilogue, KvCache, Matrix, Pool};
-use dreamseed_kernels::{attention_cached, attention_dense, linear, simd};
+use dreamseed_kernels::{
+    AttentionPlan, BlockType, Dense, Epilogue, KV_BLOCK, KvShape, KvStore, KvType, Matrix, Paged, Pool, Span,
+};
+use dreamseed_kernels::{attention_dense, attention_paged, linear, simd};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -129,24 +131,31 @@ fn attention(pool: &Pool) {
         seconds * 1e3,
         4e-9 * (len * len * d) as f64 / seconds
     );
-    for (heads, kv_heads, head_dim) in [(9, 3, 64), (4, 1, 256), (32, 8, 128)] {
+    for (kind, (heads, kv_heads, head_dim)) in [KvType::F16, KvType::Q8_0]
+        .into_iter()
+        .flat_map(|kind| [(9, 3, 64), (4, 1, 256), (32, 8, 128)].map(|shape| (kind, shape)))
+    {
         for len in [128, 2048] {
-            let mut cache = KvCache::new(kv_heads, head_dim, len);
+            // as many layers as do not fit the caches, taken in turn
+            let layers = (64usize << 20).div_ceil(len * kv_heads * head_dim * 4);
+            let mut store = KvStore::new(KvShape { layers, kv_heads, head_dim, kind });
+            let table: Vec<u32> = (0..(len / KV_BLOCK) as u32).collect();
+            store.reserve(table.len());
             let row = noise(len * kv_heads * head_dim);
-            cache.append(&row, &row);
-            let caches = vec![cache; (64usize << 20).div_ceil(len * kv_heads * head_dim * 4)];
-            let mut turn = caches.iter().cycle();
+            (0..layers).for_each(|layer| store.write(layer, &table, 0, &row, &row));
+            let (mut turn, mut plan) = ((0..layers).cycle(), AttentionPlan::default());
             for tokens in [1, 128] {
                 let (q, mut out) = (noise(tokens * heads * head_dim), vec![0.0; tokens * heads * head_dim]);
-                let mut one = |cache| {
-                    let job = Cached { q: &q, cache, heads, scale: 0.125, window: None, out: &mut out };
-                    attention_cached(pool, &mut [job]);
+                let mut one = |layer| {
+                    let a = Paged { store: &store, layer, heads, scale: 0.125, window: None };
+                    let span = Span { tokens, len, blocks: &table };
+                    attention_paged(pool, &mut plan, a, [span].into_iter(), (&q, &mut out));
                 };
                 let seconds = best(|| one(turn.next().unwrap()));
-                let bytes = (len * kv_heads * head_dim * 4) as f64 / seconds / 1e9;
+                let bytes = (store.shape().block_bytes() / layers * table.len()) as f64 / seconds / 1e9;
                 let rate = 4e-9 * (tokens * (len - tokens / 2) * heads * head_dim) as f64 / seconds;
                 println!(
-                    "{tokens:>4} of {len:>4}, {heads}/{kv_heads} heads of {head_dim}: {:.1} us, {bytes:.1} GB/s, {rate:.0} GFLOPS",
+                    "{tokens:>4} of {len:>4} in {kind:?}, {heads}/{kv_heads} heads of {head_dim}: {:.1} us, {bytes:.1} GB/s, {rate:.0} GFLOPS",
                     seconds * 1e6
                 );
             }

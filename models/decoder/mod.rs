@@ -1,8 +1,9 @@
 //! One decoder for all families of language models: what differs is in its [`Config`].
 //!
-//! [`Decoder`] holds what is immutable and shared (configuration, weights, rotation); [`State`] one sequence's keys and values and
-//! the buffers of a step, allocated once. A step is a flat sequence of operations over those buffers, the same for one token
-//! (decode) and for many (prefill).
+//! [`Decoder`] holds what is immutable and shared (configuration, weights, rotation); a [`KvStore`] the keys and values of all
+//! sequences in blocks; a [`Workspace`] the buffers of a pass, allocated once. A pass is a flat sequence of operations over those
+//! buffers, the same for one token (decode) and for many (prefill), of one sequence or several. A token's result does not depend on
+//! what runs beside it. [`State`] is a store and a workspace for one sequence alone.
 
 mod config;
 mod state;
@@ -11,8 +12,8 @@ mod weights;
 use std::path::Path;
 
 use dreamseed_kernels::{
-    Cached, Epilogue, Matrix, Pool, Product, add_in_place, attention_cached, cpu::math::gated, linear, linear_many, rms_norm,
-    rms_norm_in_place, rope, simd,
+    Epilogue, KvStore, KvType, Matrix, Paged, Pool, Product, Span, add_in_place, attention_paged, cpu::math::gated, linear,
+    linear_many, rms_norm, rms_norm_in_place, rope, simd,
 };
 
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
 };
 
 pub use config::{Config, Family, Local};
-pub use state::State;
+pub use state::{State, Workspace};
 pub use weights::Weights;
 
 /// Positions that are computed in one pass.
@@ -53,15 +54,54 @@ pub enum Error {
     /// Nothing to run.
     #[error("no tokens; give at least one")]
     Empty,
+    /// More tokens than a pass takes.
+    #[error("{tokens} tokens in a pass of at most {rows}; run them in several passes")]
+    Rows {
+        /// Tokens given.
+        tokens: usize,
+        /// Rows of the workspace.
+        rows: usize,
+    },
 }
 
 /// Which logits a call wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Logits {
+    /// None: more of the prompt follows.
+    None,
     /// Those after the last token: (vocab).
     Last,
     /// Those after each token: (n, vocab), which is n times the vocabulary's size in memory.
     All,
+}
+
+/// What a pass appends to one sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Slice<'a> {
+    /// New tokens.
+    pub tokens: &'a [u32],
+    /// Positions that the store holds already.
+    pub past: usize,
+    /// Blocks of the store for all positions, the new ones among them.
+    pub blocks: &'a [u32],
+    /// Which logits are wanted.
+    pub logits: Logits,
+}
+
+impl<'a> Slice<'a> {
+    fn span(&self) -> Span<'a> {
+        Span { tokens: self.tokens.len(), len: self.past + self.tokens.len(), blocks: self.blocks }
+    }
+
+    /// The rows of the slice whose logits are wanted.
+    fn wanted(&self) -> std::ops::Range<usize> {
+        let n = self.tokens.len();
+        match self.logits {
+            Logits::None => n..n,
+            Logits::Last => n - 1..n,
+            Logits::All => 0..n,
+        }
+    }
 }
 
 /// A language model. Immutable: share it, and give each sequence its own [`State`].
@@ -113,9 +153,19 @@ impl Decoder {
         &self.weights
     }
 
-    /// A fresh sequence of at most `context` positions.
+    /// A fresh sequence of at most `context` positions, with keys and values in f16.
     pub fn new_state(&self, context: usize) -> State {
-        State::new(&self.config, context)
+        self.new_state_in(KvType::default(), context)
+    }
+
+    /// A fresh sequence of at most `context` positions, with keys and values in `kind`.
+    pub fn new_state_in(&self, kind: KvType, context: usize) -> State {
+        State::new(&self.config, context, kind)
+    }
+
+    /// Buffers for passes of up to `rows` tokens.
+    pub fn workspace(&self, rows: usize) -> Workspace {
+        Workspace::new(&self.config, rows)
     }
 
     /// Appends `tokens` to the sequence and gives the logits after the last one, or after each.
@@ -123,60 +173,113 @@ impl Decoder {
     /// # Errors
     /// [`Error`]; the state is as before then.
     pub fn forward<'s>(&self, pool: &Pool, state: &'s mut State, tokens: &[u32], logits: Logits) -> Result<&'s [f32], Error> {
-        let (vocab, context) = (self.config.vocab, state.context());
         if tokens.is_empty() {
             return Err(Error::Empty);
         }
-        if let Some(&token) = tokens.iter().find(|&&t| t as usize >= vocab) {
-            return Err(Error::Token { token, vocab });
+        self.check(tokens)?;
+        if tokens.len() > state.context() - state.len() {
+            return Err(Error::Context { past: state.len(), new: tokens.len(), context: state.context() });
         }
-        if state.len + tokens.len() > context {
-            return Err(Error::Context { past: state.len, new: tokens.len(), context });
+        state.workspace.logits.clear();
+        let chunks = tokens.chunks(state.workspace.rows());
+        let last = chunks.len() - 1;
+        for (i, chunk) in chunks.enumerate() {
+            let wanted = if logits == Logits::Last && i < last { Logits::None } else { logits };
+            let (slice, store, workspace) = state.pass(chunk, wanted);
+            pool.keep_awake(|| self.pass(pool, workspace, store, &[slice]));
         }
-        let wanted = if logits == Logits::All { tokens.len() } else { 1 };
-        state.logits.resize(wanted * vocab, 0.0);
-        let mut done = 0;
-        for chunk in tokens.chunks(state.rows()) {
-            self.run_layers(pool, state, chunk);
-            done += chunk.len();
-            if logits == Logits::All {
-                self.run_head(pool, state, 0..chunk.len(), done - chunk.len());
-            } else if done == tokens.len() {
-                self.run_head(pool, state, chunk.len() - 1..chunk.len(), 0);
-            }
-        }
-        Ok(&state.logits)
+        Ok(state.logits())
     }
 
-    /// All layers over `tokens`; leaves the residual stream in `state.x` and the sequence that much longer.
-    fn run_layers(&self, pool: &Pool, state: &mut State, tokens: &[u32]) {
-        let (dim, n) = (self.config.dim, tokens.len());
-        // 1. embeddings
-        for (&token, x) in tokens.iter().zip(state.x.chunks_exact_mut(dim)) {
+    /// One pass over new tokens of several sequences: their keys and values go to the store, and the logits that they want come
+    /// back, (rows wanted, vocab), slice by slice.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing is changed then.
+    ///
+    /// # Panics
+    /// When a slice's blocks do not cover its positions, or the store is another model's: the accounting is wrong.
+    pub fn run<'w>(
+        &self,
+        pool: &Pool,
+        workspace: &'w mut Workspace,
+        store: &mut KvStore,
+        slices: &[Slice],
+    ) -> Result<&'w [f32], Error> {
+        let tokens: usize = slices.iter().map(|s| s.tokens.len()).sum();
+        if slices.is_empty() || slices.iter().any(|s| s.tokens.is_empty()) {
+            return Err(Error::Empty);
+        }
+        if tokens > workspace.rows() {
+            return Err(Error::Rows { tokens, rows: workspace.rows() });
+        }
+        slices.iter().try_for_each(|s| self.check(s.tokens))?;
+        workspace.logits.clear();
+        pool.keep_awake(|| self.pass(pool, workspace, store, slices));
+        Ok(workspace.logits())
+    }
+
+    fn check(&self, tokens: &[u32]) -> Result<(), Error> {
+        let vocab = self.config.vocab;
+        match tokens.iter().find(|&&t| t as usize >= vocab) {
+            Some(&token) => Err(Error::Token { token, vocab }),
+            None => Ok(()),
+        }
+    }
+
+    /// The operations of a pass, in order; the wanted logits are appended to the workspace's.
+    fn pass(&self, pool: &Pool, workspace: &mut Workspace, store: &mut KvStore, slices: &[Slice]) {
+        let dim = self.config.dim;
+        // 1. embeddings and rotations
+        let tokens = slices.iter().flat_map(|s| s.tokens);
+        for (&token, x) in tokens.zip(workspace.x.chunks_exact_mut(dim)) {
             self.weights.embeddings.row(token as usize, x);
             if self.config.embedding_scale != 1.0 {
                 x.iter_mut().for_each(|x| *x *= self.config.embedding_scale);
             }
         }
-        self.global.fill(state.len, n, &mut state.global);
+        let positions = || slices.iter().flat_map(|s| s.past..s.past + s.tokens.len());
+        self.global.fill(positions(), &mut workspace.global);
         if self.config.local.is_some() {
-            self.local.fill(state.len, n, &mut state.local);
+            self.local.fill(positions(), &mut workspace.local);
         }
+        let n = slices.iter().map(|s| s.tokens.len()).sum();
         for layer in 0..self.config.layers {
-            self.attention(pool, state, layer, n);
-            self.feed_forward(pool, state, layer, n);
+            self.attention(pool, workspace, (store, slices), layer, n);
+            self.feed_forward(pool, workspace, layer, n);
         }
-        state.len += n;
+        // 8. last norm and logits, of consecutive rows together
+        let (mut row, mut wanted) = (0, 0..0);
+        for slice in slices {
+            let more = slice.wanted();
+            let more = row + more.start..row + more.end;
+            row += slice.tokens.len();
+            if more.start == wanted.end {
+                wanted.end = more.end;
+            } else if !more.is_empty() {
+                self.head(pool, workspace, wanted);
+                wanted = more;
+            }
+        }
+        self.head(pool, workspace, wanted);
     }
 
-    fn attention(&self, pool: &Pool, state: &mut State, layer: usize, n: usize) {
+    fn attention(
+        &self,
+        pool: &Pool,
+        workspace: &mut Workspace,
+        (store, slices): (&mut KvStore, &[Slice]),
+        layer: usize,
+        n: usize,
+    ) {
         let Config { dim, heads, head_dim, eps, attention_scale: scale, .. } = self.config;
         let (q_dim, kv_dim) = (heads * head_dim, self.config.kv_dim());
         let w = &self.weights.layers[layer];
         let local = self.config.local(layer);
-        let (x, h) = (&mut state.x[..n * dim], &mut state.h[..n * dim]);
-        let (q, attended) = (&mut state.q[..n * q_dim], &mut state.attended[..n * q_dim]);
-        let (k, v) = (&mut state.k[..n * kv_dim], &mut state.v[..n * kv_dim]);
+        let ws = workspace;
+        let (x, h) = (&mut ws.x[..n * dim], &mut ws.h[..n * dim]);
+        let (q, attended) = (&mut ws.q[..n * q_dim], &mut ws.attended[..n * q_dim]);
+        let (k, v) = (&mut ws.k[..n * kv_dim], &mut ws.v[..n * kv_dim]);
         // 2. norm, then query, key and value
         rms_norm(pool, x, &w.attn_norm, eps, h);
         let mut products =
@@ -187,29 +290,34 @@ impl Decoder {
             });
         linear_many(pool, h, &mut products);
         // 3. norms of the heads and rotary embedding
-        let table = if local.is_some() { &state.local } else { &state.global };
+        let table = if local.is_some() { &ws.local } else { &ws.global };
         let rotary = self.config.rope.dims;
         let turn = dreamseed_kernels::Rope { kind: self.config.rope.kind, cos: &table.cos, sin: &table.sin, rotary };
         for (rows, norm) in [(&mut *q, &w.q_norm), (&mut *k, &w.k_norm)] {
             if let Some(norm) = norm {
                 rms_norm_in_place(pool, rows, norm, eps);
             }
-            rope(pool, &turn, rows, head_dim, &state.positions[..n]);
+            rope(pool, &turn, rows, head_dim, &ws.positions[..n]);
         }
-        // 4. attention over the cache, the new positions among it
-        let cache = &mut state.caches[layer];
-        cache.append(k, v);
-        let window = local.map(|l| l.window);
-        attention_cached(pool, &mut [Cached { q, cache, heads, scale, window, out: attended }]);
+        // 4. keys and values to the store, then attention over it
+        let mut row = 0;
+        for s in slices {
+            let rows = row * kv_dim..(row + s.tokens.len()) * kv_dim;
+            store.write(layer, s.blocks, s.past, &k[rows.clone()], &v[rows]);
+            row += s.tokens.len();
+        }
+        let a = Paged { store, layer, heads, scale, window: local.map(|l| l.window) };
+        attention_paged(pool, &mut ws.plan, a, slices.iter().map(Slice::span), (q, attended));
         // 5. output, onto the residual stream
         add_product(pool, attended, (&w.wo, w.bo.as_deref()), &w.post_attn_norm, eps, (h, x));
     }
 
-    fn feed_forward(&self, pool: &Pool, state: &mut State, layer: usize, n: usize) {
+    fn feed_forward(&self, pool: &Pool, workspace: &mut Workspace, layer: usize, n: usize) {
         let Config { dim, hidden, eps, activation, .. } = self.config;
         let w = &self.weights.layers[layer];
-        let (x, h) = (&mut state.x[..n * dim], &mut state.h[..n * dim]);
-        let (gate, up) = (&mut state.gate[..n * hidden], &mut state.up[..n * hidden]);
+        let ws = workspace;
+        let (x, h) = (&mut ws.x[..n * dim], &mut ws.h[..n * dim]);
+        let (gate, up) = (&mut ws.gate[..n * hidden], &mut ws.up[..n * hidden]);
         // 6. norm, then gate and up
         rms_norm(pool, x, &w.ffn_norm, eps, h);
         let mut products = [(&w.w_gate, &mut *gate), (&w.w_up, &mut *up)].map(|(weights, out)| Product {
@@ -226,18 +334,21 @@ impl Decoder {
         add_product(pool, gate, (&w.w_down, None), &w.post_ffn_norm, eps, (h, x));
     }
 
-    /// Logits of the given rows of the residual stream, into row `to` and on of `state.logits`.
-    fn run_head(&self, pool: &Pool, state: &mut State, rows: std::ops::Range<usize>, to: usize) {
+    /// Appends the logits of the given rows of the residual stream.
+    fn head(&self, pool: &Pool, workspace: &mut Workspace, rows: std::ops::Range<usize>) {
         let Config { dim, vocab, eps, .. } = self.config;
         let n = rows.len();
-        let h = &mut state.h[..n * dim];
-        // 8. last norm, then logits
-        rms_norm(pool, &state.x[rows.start * dim..rows.end * dim], &self.weights.output_norm, eps, h);
-        let logits = &mut state.logits[to * vocab..(to + n) * vocab];
+        if n == 0 {
+            return;
+        }
+        let (h, logits) = (&mut workspace.h[..n * dim], &mut workspace.logits);
+        rms_norm(pool, &workspace.x[rows.start * dim..rows.end * dim], &self.weights.output_norm, eps, h);
+        let before = logits.len();
+        logits.resize(before + n * vocab, 0.0);
         let output = self.weights.output.as_ref().unwrap_or(&self.weights.embeddings);
-        linear(pool, h, output, logits, Epilogue::default());
+        linear(pool, h, output, &mut logits[before..], Epilogue::default());
         if let Some(cap) = self.config.logit_softcap {
-            logits.iter_mut().for_each(|l| *l = cap * (*l / cap).tanh());
+            logits[before..].iter_mut().for_each(|l| *l = cap * (*l / cap).tanh());
         }
     }
 }

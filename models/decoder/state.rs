@@ -1,15 +1,14 @@
-//! One sequence: its keys and values, and the buffers of a step.
+//! What changes while a decoder runs: the buffers of a pass, the paged keys and values, and one sequence of its own.
 
-use dreamseed_kernels::KvCache;
+use dreamseed_kernels::{AttentionPlan, KV_BLOCK, KvShape, KvStore, KvType};
 
-use super::{CHUNK, Config};
+use super::{CHUNK, Config, Logits, Slice};
 use crate::layers::rope::Table;
 
-/// What a sequence has of its own. Made by [`super::Decoder::new_state`].
-pub struct State {
-    context: usize,
-    pub(super) len: usize,
-    pub(super) caches: Vec<KvCache>,  // (layers), of up to `context` positions
+/// The buffers of a pass over up to [`Workspace::rows`] tokens, allocated once. Made by [`super::Decoder::workspace`].
+pub struct Workspace {
+    rows: usize,
+    pub(super) plan: AttentionPlan,
     pub(super) x: Vec<f32>,           // (rows, dim) residual stream
     pub(super) h: Vec<f32>,           // (rows, dim) normed
     pub(super) q: Vec<f32>,           // (rows, heads, head_dim)
@@ -18,21 +17,18 @@ pub struct State {
     pub(super) attended: Vec<f32>,    // (rows, heads, head_dim)
     pub(super) gate: Vec<f32>,        // (rows, hidden)
     pub(super) up: Vec<f32>,          // (rows, hidden)
-    pub(super) logits: Vec<f32>,      // (1 or tokens of the call, vocab)
+    pub(super) logits: Vec<f32>,      // (rows wanted, vocab)
     pub(super) positions: Vec<usize>, // (rows) 0, 1, 2, ...: rows of the tables
     pub(super) global: Table,         // rotation of the pass's positions
     pub(super) local: Table,          // the same for local layers
 }
 
-impl State {
-    pub(super) fn new(config: &Config, context: usize) -> Self {
-        let rows = context.clamp(1, CHUNK);
+impl Workspace {
+    pub(super) fn new(config: &Config, rows: usize) -> Self {
         let (q_dim, kv_dim) = (config.heads * config.head_dim, config.kv_dim());
-        let cache = || KvCache::new(config.kv_heads, config.head_dim, rows);
         Self {
-            context,
-            len: 0,
-            caches: (0..config.layers).map(|_| cache()).collect(),
+            rows,
+            plan: AttentionPlan::default(),
             x: vec![0.0; rows * config.dim],
             h: vec![0.0; rows * config.dim],
             q: vec![0.0; rows * q_dim],
@@ -45,6 +41,44 @@ impl State {
             positions: (0..rows).collect(),
             global: Table::default(),
             local: Table::default(),
+        }
+    }
+
+    /// Most tokens of a pass.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// What the last pass gave: (rows wanted, vocab).
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+}
+
+impl Config {
+    /// What a paged store of this decoder's keys and values holds.
+    pub fn kv_shape(&self, kind: KvType) -> KvShape {
+        KvShape { layers: self.layers, kv_heads: self.kv_heads, head_dim: self.head_dim, kind }
+    }
+}
+
+/// One sequence with a store of its own, for those who run one at a time. Made by [`super::Decoder::new_state`].
+pub struct State {
+    context: usize,
+    len: usize,
+    pub(super) store: KvStore,
+    table: Vec<u32>, // 0, 1, 2, ...
+    pub(super) workspace: Workspace,
+}
+
+impl State {
+    pub(super) fn new(config: &Config, context: usize, kind: KvType) -> Self {
+        Self {
+            context,
+            len: 0,
+            store: KvStore::new(config.kv_shape(kind)),
+            table: Vec::new(),
+            workspace: Workspace::new(config, context.clamp(1, CHUNK)),
         }
     }
 
@@ -65,16 +99,26 @@ impl State {
 
     /// What the last call of [`super::Decoder::forward`] gave.
     pub fn logits(&self) -> &[f32] {
-        &self.logits
+        self.workspace.logits()
     }
 
     /// Forgets all but the first `n` tokens (to go on from a shared prefix).
     pub fn truncate(&mut self, n: usize) {
         self.len = self.len.min(n);
-        self.caches.iter_mut().for_each(|c| c.truncate(n));
     }
 
-    pub(super) fn rows(&self) -> usize {
-        self.context.clamp(1, CHUNK)
+    /// Makes room for `len` tokens now, so that no step allocates.
+    pub fn reserve(&mut self, len: usize) {
+        let blocks = len.min(self.context).div_ceil(KV_BLOCK);
+        self.store.reserve(blocks);
+        self.table.extend(self.table.len() as u32..blocks as u32);
+    }
+
+    /// The pass that appends `tokens`, and what it runs on.
+    pub(super) fn pass<'a>(&'a mut self, tokens: &'a [u32], logits: Logits) -> (Slice<'a>, &'a mut KvStore, &'a mut Workspace) {
+        let past = self.len;
+        self.len += tokens.len();
+        self.reserve(self.len);
+        (Slice { tokens, past, blocks: &self.table, logits }, &mut self.store, &mut self.workspace)
     }
 }

@@ -102,11 +102,11 @@ impl Rope {
 }
 
 impl Frequencies {
-    /// Fills `table` for positions `from..from + n`.
-    pub fn fill(&self, from: usize, n: usize, table: &mut Table) {
+    /// Fills `table` for `positions`.
+    pub fn fill(&self, positions: impl Iterator<Item = usize>, table: &mut Table) {
         table.cos.clear();
         table.sin.clear();
-        for position in from..from + n {
+        for position in positions {
             for radians in &self.radians {
                 let (sin, cos) = (position as f32 * radians).sin_cos();
                 table.cos.push(cos * self.magnitude);
@@ -153,7 +153,7 @@ mod tests {
     fn tables_hold_the_angles_of_their_positions() {
         let f = rope(Scaling::Yarn { factor: 2.0, original: 64 }).frequencies(&[]);
         let mut table = Table::default();
-        f.fill(3, 2, &mut table);
+        f.fill(3..5, &mut table);
         assert_eq!((table.cos.len(), table.sin.len()), (64, 64));
         for (at, angle) in [(1, 3.0 * f.radians[1]), (32 + 5, 4.0 * f.radians[5])] {
             assert!((table.cos[at] - angle.cos() * f.magnitude).abs() < 1e-6);

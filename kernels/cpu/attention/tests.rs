@@ -1,4 +1,5 @@
 use super::*;
+use crate::cpu::kv::KvShape;
 use crate::cpu::reference;
 use crate::linear::tests::noise;
 
@@ -60,17 +61,44 @@ fn strided_slices_of_a_joined_product_are_read_in_place() {
     assert_eq!(a, b);
 }
 
-/// A cache of `len` positions and its contents as the f16 that it stores.
-fn cache(len: usize, kv_heads: usize, hd: usize) -> (KvCache, Vec<f32>, Vec<f32>) {
-    let rounded = |seed| noise(seed, len * kv_heads * hd).iter().map(|&v| f16::from_f32(v).to_f32()).collect::<Vec<_>>();
-    let (k, v) = (rounded(5), rounded(6));
-    let mut cache = KvCache::new(kv_heads, hd, 7);
-    cache.append(&k, &v);
-    (cache, k, v)
+/// A store whose second layer holds a sequence of `len` positions in blocks out of order, the table, and what it holds as floats.
+struct Sequence {
+    store: KvStore,
+    table: Vec<u32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
 }
 
+fn sequence(kind: KvType, len: usize, kv_heads: usize, head_dim: usize) -> Sequence {
+    let mut store = KvStore::new(KvShape { layers: 2, kv_heads, head_dim, kind });
+    let blocks = len.div_ceil(KV_BLOCK) as u32;
+    store.reserve(blocks as usize + 1);
+    let table: Vec<u32> = (1..=blocks).rev().collect();
+    let (k, v) = (noise(5, len * kv_heads * head_dim), noise(6, len * kv_heads * head_dim));
+    store.write(1, &table, 0, &k, &v);
+    let stored = |value: bool| {
+        let at = (0..len).flat_map(|t| (0..kv_heads).map(move |h| (t, h)));
+        at.flat_map(|(t, h)| if value { store.get(1, &table, h, t).1 } else { store.get(1, &table, h, t).0 })
+            .collect::<Vec<_>>()
+    };
+    let (k, v) = (stored(false), stored(true));
+    Sequence { store, table, k, v }
+}
+
+impl Sequence {
+    fn paged(&self, heads: usize, scale: f32, window: Option<usize>) -> Paged<'_> {
+        Paged { store: &self.store, layer: 1, heads, scale, window }
+    }
+
+    fn span(&self, tokens: usize, len: usize) -> Span<'_> {
+        Span { tokens, len, blocks: &self.table }
+    }
+}
+
+const KINDS: [KvType; 3] = [KvType::F32, KvType::F16, KvType::Q8_0];
+
 #[test]
-fn cached_attention_agrees_with_f64_at_every_level() {
+fn paged_attention_agrees_with_f64_at_every_level_and_in_every_type() {
     let pool = Pool::new(2);
     for (tokens, len, heads, kv_heads, hd, window) in [
         (1, 1, 1, 1, 16, None),
@@ -81,30 +109,23 @@ fn cached_attention_agrees_with_f64_at_every_level() {
         (150, 400, 3, 1, 32, Some(130)),
         (40, 300, 2, 2, 20, Some(17)),
     ] {
-        let (cache, k, v) = cache(len, kv_heads, hd);
-        let q = noise(7, tokens * heads * hd);
-        let scale = 2.0 / (hd as f32).sqrt();
-        let (q_stride, kv_stride) = (heads * hd, kv_heads * hd);
-        let a = Dense {
-            q: &q,
-            k: &k,
-            v: &v,
-            q_len: tokens,
-            kv_len: len,
-            q_stride,
-            kv_stride,
-            heads,
-            kv_heads,
-            head_dim: hd,
-            scale,
-            causal: true,
-        };
-        let want = reference::attention(&a, window.unwrap_or(usize::MAX));
-        for level in simd::levels() {
-            let mut got = vec![f32::NAN; q.len()];
-            let one = Cached { q: &q, cache: &cache, heads, scale, window, out: &mut got };
-            attention_cached_at(level, &pool, &mut [one]);
-            close(&got, &want, &format!("{level:?} {tokens} of {len}, heads {heads}/{kv_heads} of {hd}, window {window:?}"));
+        for kind in KINDS {
+            let s = sequence(kind, len, kv_heads, hd);
+            let q = noise(7, tokens * heads * hd);
+            let scale = 2.0 / (hd as f32).sqrt();
+            let (q_stride, kv_stride) = (heads * hd, kv_heads * hd);
+            let (q_len, kv_len, head_dim) = (tokens, len, hd);
+            let (k, v) = (&s.k[..], &s.v[..]);
+            let a = Dense { q: &q, k, v, q_len, kv_len, q_stride, kv_stride, heads, kv_heads, head_dim, scale, causal: true };
+            let want = reference::attention(&a, window.unwrap_or(usize::MAX));
+            for level in simd::levels() {
+                let mut got = vec![f32::NAN; q.len()];
+                let spans = [s.span(tokens, len)].into_iter();
+                let mut plan = AttentionPlan::default();
+                attention_paged_at(level, &pool, &mut plan, s.paged(heads, scale, window), spans, (&q, &mut got));
+                let what = format!("{level:?} {kind:?} {tokens} of {len}, heads {heads}/{kv_heads} of {hd}, window {window:?}");
+                close(&got, &want, &what);
+            }
         }
     }
 }
@@ -112,23 +133,23 @@ fn cached_attention_agrees_with_f64_at_every_level() {
 #[test]
 fn a_query_depends_neither_on_threads_nor_on_the_queries_beside_it() {
     let (tokens, len, heads, kv_heads, hd) = (60, 500, 6, 2, 64);
-    let (cache, _, _) = cache(len, kv_heads, hd);
     let q = noise(8, tokens * heads * hd);
     let row = heads * hd;
-    for level in simd::levels() {
+    for (kind, level) in KINDS.into_iter().flat_map(|k| simd::levels().into_iter().map(move |l| (k, l))) {
+        let s = sequence(kind, len, kv_heads, hd);
         for window in [None, Some(200)] {
             let run = |threads, from: usize, to: usize| {
-                let mut shorter = cache.clone();
-                shorter.truncate(len - tokens + to);
                 let mut out = vec![0.0; (to - from) * row];
-                let one = Cached { q: &q[from * row..to * row], cache: &shorter, heads, scale: 0.125, window, out: &mut out };
-                attention_cached_at(level, &Pool::new(threads), &mut [one]);
+                let spans = [s.span(to - from, len - tokens + to)].into_iter();
+                let (pool, mut plan) = (Pool::new(threads), AttentionPlan::default());
+                let q = &q[from * row..to * row];
+                attention_paged_at(level, &pool, &mut plan, s.paged(heads, 0.125, window), spans, (q, &mut out));
                 out
             };
             let all = run(1, 0, tokens);
             assert_eq!(all, run(3, 0, tokens));
             for (from, to) in [(0, 1), (59, 60), (13, 15), (20, 45)] {
-                assert_eq!(all[from * row..to * row], run(2, from, to), "{level:?} {window:?} {from}..{to}");
+                assert_eq!(all[from * row..to * row], run(2, from, to), "{kind:?} {level:?} {window:?} {from}..{to}");
             }
         }
     }
@@ -136,24 +157,37 @@ fn a_query_depends_neither_on_threads_nor_on_the_queries_beside_it() {
 
 #[test]
 fn sequences_of_different_lengths_run_together() {
-    let ((a, _, _), (b, _, _)) = (cache(300, 2, 32), cache(40, 2, 32));
-    let (qa, qb) = (noise(9, 4 * 32), noise(10, 30 * 4 * 32));
-    let (mut apart, mut together) = ((vec![0.0; qa.len()], vec![0.0; qb.len()]), (vec![1.0; qa.len()], vec![1.0; qb.len()]));
+    let s = sequence(KvType::F16, 300, 2, 32);
+    let other = [s.table[1]]; // shares the second block
+    let row = 4 * 32;
+    let q = noise(9, 31 * row);
     let pool = Pool::new(2);
-    let one = |q, cache, out| Cached { q, cache, heads: 4, scale: 0.2, window: None, out };
-    attention_cached(&pool, &mut [one(&qa, &a, &mut apart.0)]);
-    attention_cached(&pool, &mut [one(&qb, &b, &mut apart.1)]);
-    attention_cached(&pool, &mut [one(&qa, &a, &mut together.0), one(&qb, &b, &mut together.1)]);
-    assert_eq!(apart, together);
+    let run = |spans: &[Span], q: &[f32]| {
+        let mut out = vec![1.0; q.len()];
+        attention_paged(&pool, &mut AttentionPlan::default(), s.paged(4, 0.2, None), spans.iter().copied(), (q, &mut out));
+        out
+    };
+    let (a, b) = (s.span(1, 300), Span { tokens: 30, len: 40, blocks: &other });
+    let together = run(&[a, b], &q);
+    assert_eq!([run(&[a], &q[..row]), run(&[b], &q[row..])].concat(), together);
 }
 
 #[test]
 fn a_query_that_is_not_finite_shows() {
-    let (cache, _, _) = cache(20, 1, 16);
+    let s = sequence(KvType::F16, 20, 1, 16);
     let mut q = noise(11, 32);
     q[3] = f32::NAN;
     let mut out = vec![0.0; 32];
-    let one = Cached { q: &q, cache: &cache, heads: 1, scale: 1.0, window: None, out: &mut out };
-    attention_cached(&Pool::new(1), &mut [one]);
+    let spans = [s.span(2, 20)].into_iter();
+    attention_paged(&Pool::new(1), &mut AttentionPlan::default(), s.paged(1, 1.0, None), spans, (&q, &mut out));
     assert!(out[..16].iter().all(|v| v.is_nan()) && out[16..].iter().all(|v| v.is_finite()));
+}
+
+#[test]
+#[should_panic(expected = "usable blocks")]
+fn a_table_that_ends_too_early_is_refused() {
+    let s = sequence(KvType::F16, 200, 1, 16);
+    let span = Span { tokens: 1, len: 200, blocks: &s.table[..1] };
+    let (q, mut out) = ([0.0; 16], [0.0; 16]);
+    attention_paged(&Pool::new(1), &mut AttentionPlan::default(), s.paged(1, 1.0, None), [span].into_iter(), (&q, &mut out));
 }

@@ -1,0 +1,164 @@
+//! A language model: decoder, tokenizer and chat template, and the thread that serves it.
+
+use std::{path::Path, sync::Arc};
+
+use dreamseed_kernels::{KvType, Pool};
+use dreamseed_models::{
+    chat::ChatTemplate,
+    decoder::Decoder,
+    tokenizer::Tokenizer,
+    weights::{self, gguf::Gguf},
+};
+
+use super::runner::Runner;
+use crate::{Error, Result};
+
+/// How a model is served.
+#[derive(Clone)]
+pub struct Settings {
+    /// How keys and values are stored.
+    pub cache: KvType,
+    /// Positions that all sequences together have room for; a session that wants more raises it.
+    pub cache_tokens: usize,
+    /// Most sequences that are computed at once; more wait.
+    pub sequences: usize,
+    /// Whether tokens are guessed ahead. It changes the speed, never the text.
+    pub speculation: Speculation,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { cache: KvType::F16, cache_tokens: 8192, sequences: 32, speculation: Speculation::Off }
+    }
+}
+
+/// Who guesses the next tokens.
+#[derive(Clone, Default)]
+pub enum Speculation {
+    /// Nobody.
+    #[default]
+    Off,
+    /// What followed the last time that the text ended so.
+    LookUp,
+    /// A small model with the same tokens.
+    Draft(Arc<Llm>),
+}
+
+/// What a model is; immutable.
+pub(super) struct Core {
+    pub(super) decoder: Decoder,
+    pub(super) tokenizer: Tokenizer,
+    pub(super) template: ChatTemplate,
+    pub(super) pool: Arc<Pool>,
+}
+
+/// A language model with its tokenizer and chat template, and a thread that computes for everyone who uses it. Share it: sequences
+/// that run at the same time are computed together, and what they begin with in common is computed once.
+pub struct Llm {
+    runner: Runner,
+    core: Arc<Core>,
+}
+
+impl Llm {
+    /// Opens a GGUF file, or a folder with config.json, tokenizer.json and safetensors.
+    ///
+    /// # Errors
+    /// [`Error::Weights`].
+    pub fn open(path: &Path, pool: Arc<Pool>) -> Result<Self> {
+        Self::open_with(path, pool, &Settings::default())
+    }
+
+    /// As [`Llm::open`], served as `settings` say.
+    ///
+    /// # Errors
+    /// As [`Llm::open`], and [`Error::Usage`] when the draft model does not have the same tokens.
+    pub fn open_with(path: &Path, pool: Arc<Pool>, settings: &Settings) -> Result<Self> {
+        if path.is_dir() {
+            return Self::open_folder(path, pool, settings);
+        }
+        let gguf = Gguf::open(path)?;
+        let tokenizer = Tokenizer::from_gguf(&gguf)?;
+        let template = ChatTemplate::from_gguf(&gguf, &tokenizer)?;
+        let decoder = Decoder::from_gguf(&gguf, &pool)?;
+        Self::new(Core { decoder, tokenizer, template, pool }, settings)
+    }
+
+    fn open_folder(path: &Path, pool: Arc<Pool>, settings: &Settings) -> Result<Self> {
+        let special = SpecialTokens::read(path)?;
+        let tokenizer = Tokenizer::from_json(&path.join("tokenizer.json"), special.bos, &special.eos)?;
+        let template = ChatTemplate::new(special.template.as_deref(), &tokenizer);
+        let template = template.map_err(|e| weights::Error::Unsupported(format!("{}: {e}", path.display())))?;
+        let decoder = Decoder::open(path, &pool)?;
+        Self::new(Core { decoder, tokenizer, template, pool }, settings)
+    }
+
+    fn new(core: Core, settings: &Settings) -> Result<Self> {
+        let (tokens, rows) = (core.tokenizer.len(), core.decoder.config().vocab);
+        if tokens > rows {
+            let problem = format!("the tokenizer has {tokens} tokens, the decoder {rows}: they do not belong together");
+            return Err(weights::Error::Unsupported(problem).into());
+        }
+        let core = Arc::new(core);
+        Ok(Self { runner: Runner::start(core.clone(), settings)?, core })
+    }
+
+    /// The network.
+    pub fn decoder(&self) -> &Decoder {
+        &self.core.decoder
+    }
+
+    /// The vocabulary.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.core.tokenizer
+    }
+
+    /// How conversations are written.
+    pub fn template(&self) -> &ChatTemplate {
+        &self.core.template
+    }
+
+    pub(super) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    pub(super) fn runner(&self) -> &Runner {
+        &self.runner
+    }
+}
+
+/// What config.json and tokenizer_config.json say beside the decoder's shape.
+#[derive(Default)]
+struct SpecialTokens {
+    bos: Option<u32>,
+    eos: Vec<u32>,
+    template: Option<String>,
+}
+
+impl SpecialTokens {
+    fn read(folder: &Path) -> Result<Self> {
+        let json = |name: &str| -> Result<Option<serde_json::Value>> {
+            let path = folder.join(name);
+            match weights::read_whole(&path, weights::TEXT) {
+                Ok(text) => Ok(Some(serde_json::from_slice(&text).map_err(|e| weights::Error::Field {
+                    format: "json",
+                    field: path.display().to_string(),
+                    offset: e.column() as u64,
+                    problem: e.to_string(),
+                })?)),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(source) => Err(Error::Io { path, source }),
+            }
+        };
+        let mut special = Self::default();
+        for name in ["config.json", "generation_config.json"] {
+            let Some(config) = json(name)? else { continue };
+            let id = |v: &serde_json::Value| v.as_u64().and_then(|v| u32::try_from(v).ok());
+            special.bos = special.bos.or(id(&config["bos_token_id"]));
+            let eos = &config["eos_token_id"];
+            special.eos.extend(eos.as_array().into_iter().flatten().chain([eos]).filter_map(id));
+        }
+        let config = json("tokenizer_config.json")?;
+        special.template = config.and_then(|c| c["chat_template"].as_str().map(str::to_owned));
+        Ok(special)
+    }
+}

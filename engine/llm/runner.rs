@@ -1,0 +1,281 @@
+//! The thread that drives a model for everyone who wants text from it: schedule, run, postprocess.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvError, Sender, TryRecvError, channel},
+    },
+    thread::{Builder, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use dreamseed_kernels::{KV_BLOCK, KvStore};
+use dreamseed_models::decoder::{Logits, Slice, Workspace};
+
+use super::{
+    Settings, Speculation,
+    blocks::Blocks,
+    model::Core,
+    scheduler::{Scheduler, Work},
+    sequence::{Request, Sequence},
+    speculate::{self, Cost, Drafter},
+};
+use crate::{Error, Result};
+
+/// Most tokens of a pass.
+const ROWS: usize = 512;
+/// Logits of so many tokens are computed in a pass at most.
+const MOST_LOGITS: usize = 128;
+/// How long a reader may wait for a token because others' prompts are read in the same pass.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Rows of prompts in a pass beside readers, at least.
+const LEAST_ROWS: usize = 16;
+
+enum Command {
+    Start(Box<Request>),
+    /// Somebody wants sequences of so many positions.
+    Reserve(usize),
+}
+
+/// The handle: dropping it ends the thread.
+pub(super) struct Runner {
+    commands: Option<Sender<Command>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Runner {
+    /// Starts the thread for a model.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the draft model does not fit, [`Error::Internal`] when the system gives no thread.
+    pub(super) fn start(core: Arc<Core>, settings: &Settings) -> Result<Self> {
+        let (commands, received) = channel();
+        let mut state = Loop::new(core, settings, received)?;
+        let thread = Builder::new().name("llm".into()).spawn(move || {
+            // A defect ends the thread; those who wait see their channel close.
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                while state.receive() {
+                    state.step()
+                }
+            }));
+        });
+        let thread = thread.map_err(|e| Error::Internal(format!("no thread for the model: {e}")))?;
+        Ok(Self { commands: Some(commands), thread: Some(thread) })
+    }
+
+    /// Hands a request in.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the thread ended by a defect.
+    pub(super) fn submit(&self, request: Request) -> Result<()> {
+        self.send(Command::Start(Box::new(request)))
+    }
+
+    /// Allows sequences of up to `positions`.
+    ///
+    /// # Errors
+    /// As [`Runner::submit`].
+    pub(super) fn reserve(&self, positions: usize) -> Result<()> {
+        self.send(Command::Reserve(positions))
+    }
+
+    fn send(&self, command: Command) -> Result<()> {
+        let sent = self.commands.as_ref().map(|c| c.send(command));
+        if matches!(sent, Some(Ok(()))) { Ok(()) } else { Err(Error::Internal("the model's thread has ended".into())) }
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        self.commands = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the thread works with.
+struct Loop {
+    core: Arc<Core>,
+    scheduler: Scheduler,
+    store: KvStore,
+    workspace: Option<Workspace>, // made for the first request
+    look_up: bool,
+    drafter: Option<Drafter>,
+    cost: Cost,
+    row: f64, // seconds that a row of a prompt takes
+    commands: Receiver<Command>,
+}
+
+impl Loop {
+    fn new(core: Arc<Core>, settings: &Settings, commands: Receiver<Command>) -> Result<Self> {
+        let blocks = || Blocks::new(settings.cache_tokens.div_ceil(KV_BLOCK).max(1));
+        let (mut look_up, mut drafter, mut draft_blocks) = (false, None, Blocks::new(0));
+        match &settings.speculation {
+            Speculation::Off => {}
+            Speculation::LookUp => look_up = true,
+            Speculation::Draft(draft) => {
+                Drafter::check(draft.core(), &core)?;
+                drafter = Some(Drafter::new(draft.core().clone(), ROWS));
+                draft_blocks = blocks();
+            }
+        }
+        let store = KvStore::new(core.decoder.config().kv_shape(settings.cache));
+        let scheduler = Scheduler::new(blocks(), draft_blocks, settings.sequences.max(1), ROWS);
+        Ok(Self { core, scheduler, store, workspace: None, look_up, drafter, cost: Cost::default(), row: 0.0, commands })
+    }
+
+    /// Takes in what was asked, waiting when there is nothing else to do; `false` when nobody can ask any more.
+    fn receive(&mut self) -> bool {
+        loop {
+            let command = if self.scheduler.is_idle() {
+                self.commands.recv().map_err(|RecvError| TryRecvError::Disconnected)
+            } else {
+                self.commands.try_recv()
+            };
+            match command {
+                Ok(Command::Start(request)) => self.start(*request),
+                Ok(Command::Reserve(positions)) => {
+                    let blocks = positions.div_ceil(KV_BLOCK);
+                    self.scheduler.blocks.raise(blocks);
+                    if self.drafter.is_some() {
+                        self.scheduler.draft_blocks.raise(blocks + 1);
+                    }
+                }
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn start(&mut self, request: Request) {
+        let events = request.events.clone();
+        match Sequence::new(request) {
+            Ok(sequence) => self.scheduler.push(sequence),
+            Err(e) => drop(events.send(Err(e))),
+        }
+    }
+
+    /// One pass: schedule, run, postprocess.
+    fn step(&mut self) {
+        let (store, scheduler) = (&mut self.store, &mut self.scheduler);
+        scheduler.admit(|from, to| {
+            store.reserve(to.max(from) as usize + 1);
+            store.copy(from, to);
+        });
+        let drafted = self.draft();
+        let beside = if self.row > 0.0 { (PATIENCE.as_secs_f64() / self.row) as usize } else { LEAST_ROWS };
+        let work = self.scheduler.plan(beside.clamp(LEAST_ROWS, ROWS));
+        if work.is_empty() {
+            return;
+        }
+        self.store.reserve(self.scheduler.blocks.touched());
+        match drafted.and_then(|()| self.run(&work)) {
+            Ok(()) => self.postprocess(&work),
+            // A pass refuses what the accounting should never give it: everyone has to hear of it, none can go on.
+            Err(e) => {
+                let message = e.to_string();
+                for i in (0..self.scheduler.running.len()).rev() {
+                    self.scheduler.fail(i, Error::Internal(message.clone()));
+                }
+            }
+        }
+    }
+
+    /// Guesses for those that decode.
+    fn draft(&mut self) -> Result<()> {
+        if !self.look_up && self.drafter.is_none() {
+            return Ok(());
+        }
+        let running = &mut self.scheduler.running;
+        running.iter_mut().for_each(|s| s.drafts.clear());
+        let each = (MOST_LOGITS / running.len().max(1)).saturating_sub(1);
+        let cost = self.cost;
+        let length = |s: &mut Sequence| {
+            if s.decodes() { s.length.choose(&cost).min(each).min(s.left().saturating_sub(1)) } else { 0 }
+        };
+        let lengths: Vec<usize> = running.iter_mut().map(length).collect();
+        if self.look_up {
+            for (s, &length) in running.iter_mut().zip(&lengths).filter(|(_, l)| **l > 0) {
+                speculate::look_up(&s.tokens, length, &mut s.drafts);
+            }
+        }
+        if let Some(drafter) = &mut self.drafter {
+            let start = Instant::now();
+            let guesses = drafter.guess(&self.core.pool, &mut self.scheduler.draft_blocks, running, &lengths)?;
+            self.cost.learn_draft(guesses, start.elapsed());
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, work: &[Work]) -> Result<()> {
+        let core = &self.core;
+        let workspace = self.workspace.get_or_insert_with(|| core.decoder.workspace(ROWS));
+        // A sequence that decodes runs its last token and its drafts as one piece.
+        for w in work {
+            let s = &mut self.scheduler.running[w.sequence];
+            if s.decodes() {
+                s.tokens.extend_from_slice(&s.drafts);
+            }
+        }
+        let slice = |w: &Work| {
+            let s = &self.scheduler.running[w.sequence];
+            let logits = match s.pending() - w.tokens {
+                0 if s.drafts.is_empty() => Logits::Last,
+                0 => Logits::All,
+                _ => Logits::None,
+            };
+            Slice { tokens: &s.tokens[s.cached..s.cached + w.tokens], past: s.cached, blocks: s.table.blocks(), logits }
+        };
+        let slices: Vec<Slice> = work.iter().map(slice).collect();
+        let start = Instant::now();
+        let run = core.decoder.run(&core.pool, workspace, &mut self.store, &slices);
+        let failed = run.err().map(|e| Error::Internal(e.to_string()));
+        let (time, rows) = (start.elapsed(), work.iter().map(|w| w.tokens).sum::<usize>());
+        drop(slices);
+        for w in work {
+            let s = &mut self.scheduler.running[w.sequence];
+            s.tokens.truncate(s.tokens.len() - s.drafts.len());
+        }
+        if work.iter().all(|w| self.scheduler.running[w.sequence].decodes()) {
+            self.cost.learn(rows, work.len(), time);
+        } else if rows >= LEAST_ROWS {
+            self.row = time.as_secs_f64() / rows as f64;
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Chooses tokens, publishes whole blocks, and lets go of those that are over.
+    fn postprocess(&mut self, work: &[Work]) {
+        let Some(workspace) = &self.workspace else { return };
+        let vocab = self.core.decoder.config().vocab;
+        let mut logits = workspace.logits();
+        let mut over = Vec::new();
+        for w in work {
+            let s = &mut self.scheduler.running[w.sequence];
+            let drafts = s.drafts.len();
+            s.cached += w.tokens - drafts;
+            if s.pending() == 0 {
+                let (own, rest) = logits.split_at((1 + drafts) * vocab);
+                logits = rest;
+                let outcome = s.choose(own, &self.core.tokenizer);
+                s.draft_cached = s.draft_cached.min(s.cached);
+                match outcome {
+                    Ok(None) => {}
+                    Ok(Some(finish)) => over.push((w.sequence, Ok(finish))),
+                    Err(e) => over.push((w.sequence, Err(e))),
+                }
+            }
+            let (tokens, cached) = (&s.tokens, s.cached.min(s.tokens.len()));
+            self.scheduler.blocks.publish(&mut s.table, &tokens[..cached]);
+        }
+        over.sort_by_key(|o| std::cmp::Reverse(o.0));
+        for (sequence, outcome) in over {
+            match outcome {
+                Ok(finish) => self.scheduler.end(sequence, finish),
+                Err(e) => self.scheduler.fail(sequence, e),
+            }
+        }
+    }
+}

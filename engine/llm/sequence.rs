@@ -1,0 +1,233 @@
+//! One text under way: its tokens, its blocks, and to whom it goes.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::Sender,
+    },
+    time::{Duration, Instant},
+};
+
+use dreamseed_models::tokenizer::Tokenizer;
+
+use super::{Finish, Options, Sampler, Speculated, blocks::Table, speculate::DraftLength, text::TextStream};
+use crate::{Error, Result};
+
+/// What a caller asks of the runner.
+pub(super) struct Request {
+    /// Not empty, at most `context`.
+    pub(super) prompt: Vec<u32>,
+    pub(super) options: Options,
+    /// Most tokens, prompt and answer together.
+    pub(super) context: usize,
+    pub(super) events: Sender<Result<Event>>,
+    /// Set when the caller wants no more.
+    pub(super) cancelled: Arc<AtomicBool>,
+}
+
+/// What the runner tells a caller. After [`Event::Done`] or an error nothing follows.
+pub(super) enum Event {
+    /// One more token, and the text that is certain with it.
+    Token { token: u32, logprob: Option<f32>, text: String },
+    /// The end.
+    Done(Done),
+}
+
+/// How a text came about.
+pub(super) struct Done {
+    pub(super) finish: Finish,
+    /// What was held back as the possible beginning of a stop text.
+    pub(super) rest: String,
+    /// Tokens of the prompt that were known already.
+    pub(super) reused: usize,
+    /// From the first pass to the first token.
+    pub(super) prefill: Duration,
+    /// From the first token to the last.
+    pub(super) decode: Duration,
+    /// Tokens after the first.
+    pub(super) steps: usize,
+    pub(super) speculated: Speculated,
+}
+
+/// A request that is being served.
+pub(super) struct Sequence {
+    /// The prompt, then what was generated.
+    pub(super) tokens: Vec<u32>,
+    /// Leading tokens whose keys and values are in the store.
+    pub(super) cached: usize,
+    pub(super) table: Table,
+    /// Guesses at what follows `tokens`, for the next pass.
+    pub(super) drafts: Vec<u32>,
+    pub(super) length: DraftLength,
+    /// The draft model's own blocks, and how many leading tokens they hold.
+    pub(super) draft_table: Table,
+    pub(super) draft_cached: usize,
+    pub(super) sampler: Sampler,
+    pub(super) context: usize,
+    prompt: usize,
+    options: Options,
+    text: TextStream,
+    events: Sender<Result<Event>>,
+    cancelled: Arc<AtomicBool>,
+    reused: Option<usize>,
+    started: Option<Instant>,
+    first: Option<Instant>,
+    last: Option<Instant>,
+    speculated: Speculated,
+}
+
+impl Sequence {
+    /// # Errors
+    /// [`Error::Usage`] for options out of range.
+    pub(super) fn new(request: Request) -> Result<Self> {
+        let Request { prompt, options, context, events, cancelled } = request;
+        let mut sampler = Sampler::new(options.sampling)?;
+        prompt.iter().for_each(|&t| sampler.accept(t));
+        Ok(Self {
+            prompt: prompt.len(),
+            tokens: prompt,
+            cached: 0,
+            table: Table::default(),
+            drafts: Vec::new(),
+            length: DraftLength::default(),
+            draft_table: Table::default(),
+            draft_cached: 0,
+            sampler,
+            context,
+            text: TextStream::new(options.stop.clone()),
+            options,
+            events,
+            cancelled,
+            reused: None,
+            started: None,
+            first: None,
+            last: None,
+            speculated: Speculated::default(),
+        })
+    }
+
+    /// Tokens that no pass has taken yet.
+    pub(super) fn pending(&self) -> usize {
+        self.tokens.len() - self.cached
+    }
+
+    /// Whether only the last token is to be computed before the next can be chosen.
+    pub(super) fn decodes(&self) -> bool {
+        self.pending() == 1
+    }
+
+    /// Whether the caller went away.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Most tokens that may still come.
+    pub(super) fn left(&self) -> usize {
+        let written = self.tokens.len() - self.prompt;
+        self.options.max_tokens.saturating_sub(written).min(self.context + 1 - self.tokens.len().min(self.context + 1))
+    }
+
+    /// It has its blocks, `known` leading tokens among them: computing begins (again, after it had to make room).
+    pub(super) fn begins(&mut self, known: usize) {
+        self.cached = known;
+        self.reused.get_or_insert(known);
+        self.started.get_or_insert_with(Instant::now);
+    }
+
+    /// Takes the logits after the last token and after each draft, (1 + drafts, vocab), and chooses tokens as far as the drafts were
+    /// right and one beyond. `Some` when the text is at its end.
+    ///
+    /// # Errors
+    /// When the logits are no finite numbers.
+    pub(super) fn choose(&mut self, logits: &[f32], tokenizer: &Tokenizer) -> Result<Option<Finish>> {
+        let drafts = std::mem::take(&mut self.drafts);
+        let vocab = logits.len() / (drafts.len() + 1);
+        let mut accepted = 0;
+        let mut finish = None;
+        for (i, row) in logits.chunks_exact(vocab).enumerate() {
+            let token = self.sampler.sample(row).ok_or_else(not_finite)?;
+            finish = self.push(token, row, tokenizer);
+            if finish.is_some() || drafts.get(i) != Some(&token) {
+                break;
+            }
+            accepted += 1;
+        }
+        if !drafts.is_empty() {
+            self.cached += accepted;
+            self.speculated.drafted += drafts.len();
+            self.speculated.accepted += accepted;
+            self.length.learn(accepted, drafts.len());
+        }
+        self.drafts = drafts;
+        self.drafts.clear();
+        Ok(finish)
+    }
+
+    fn push(&mut self, token: u32, logits: &[f32], tokenizer: &Tokenizer) -> Option<Finish> {
+        let now = Instant::now();
+        self.first.get_or_insert(now);
+        if tokenizer.is_end(token) {
+            return Some(Finish::Eos);
+        }
+        self.last = Some(now);
+        let logprob = self.options.logprobs.then(|| log_probability(logits, token));
+        self.sampler.accept(token);
+        self.tokens.push(token);
+        let stopped = self.text.push(if tokenizer.is_control(token) { &[] } else { tokenizer.bytes(token) });
+        let sent = self.events.send(Ok(Event::Token { token, logprob, text: self.text.take_certain() }));
+        match () {
+            () if stopped => Some(Finish::Stop),
+            () if sent.is_err() || self.is_cancelled() => Some(Finish::Cancelled),
+            () if self.left() == 0 => Some(Finish::Length),
+            () => None,
+        }
+    }
+
+    /// Tells the caller that it is over.
+    pub(super) fn finish(&mut self, finish: Finish) {
+        let rest = if matches!(finish, Finish::Stop | Finish::Cancelled) { String::new() } else { self.text.finish() };
+        let between = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
+            (Some(from), Some(to)) => to.saturating_duration_since(from),
+            _ => Duration::ZERO,
+        };
+        let done = Done {
+            finish,
+            rest,
+            reused: self.reused.unwrap_or(0),
+            prefill: between(self.started, self.first),
+            decode: between(self.first, self.last),
+            steps: (self.tokens.len() - self.prompt).saturating_sub(1),
+            speculated: self.speculated,
+        };
+        let _ = self.events.send(Ok(Event::Done(done))); // a caller that went away needs no answer
+    }
+
+    /// Tells the caller that it failed.
+    pub(super) fn fail(&mut self, error: Error) {
+        let _ = self.events.send(Err(error));
+    }
+}
+
+fn not_finite() -> Error {
+    let problem = "the model computes no finite numbers: its weights are damaged";
+    dreamseed_models::weights::Error::Unsupported(problem.into()).into()
+}
+
+fn log_probability(logits: &[f32], token: u32) -> f32 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|l| f64::from(l - max).exp()).sum();
+    (f64::from(logits[token as usize] - max) - sum.ln()) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_probabilities_sum_to_one() {
+        let logits = [1.0f32, 2.0, -3.0, 700.0];
+        let sum: f32 = (0..4).map(|t| log_probability(&logits, t).exp()).sum();
+        assert!((sum - 1.0).abs() < 1e-6);
+    }
+}
