@@ -31,10 +31,56 @@ pub struct Config {
     pub simd: Simd,
     /// A manifest whose entries are added to weights.toml or replace those of the same id; empty: none.
     pub weights: PathBuf,
+    /// How language models are served.
+    pub llm: Serving,
     /// Getting weights.
     pub fetch: Fetch,
     /// What input is let in.
     pub limits: Limits,
+}
+
+/// How language models are served.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Serving {
+    /// Keys and values in `f16`, in `q8_0` (half the memory, nearly the same text) or in `f32`.
+    pub cache: Cache,
+    /// Tokens that all texts under way together have room for, and what is kept of those before; a single text may have more.
+    pub cache_tokens: usize,
+    /// Texts that are computed at once; more wait. 1 to 256.
+    pub sequences: usize,
+    /// Guess tokens ahead, which changes the speed and never the text: `off`, `look-up` (in the text itself), or the id or file of a
+    /// small model with the same tokens.
+    pub draft: String,
+}
+
+/// How an element of a key or a value is stored.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Cache {
+    /// 32 bits.
+    F32,
+    /// 16 bits.
+    #[default]
+    F16,
+    /// 8 bits and a scale for each 32.
+    Q8_0,
+}
+
+impl From<Cache> for dreamseed_kernels::KvType {
+    fn from(cache: Cache) -> Self {
+        match cache {
+            Cache::F32 => Self::F32,
+            Cache::F16 => Self::F16,
+            Cache::Q8_0 => Self::Q8_0,
+        }
+    }
+}
+
+impl Default for Serving {
+    fn default() -> Self {
+        Self { cache: Cache::F16, cache_tokens: 8192, sequences: 32, draft: "off".into() }
+    }
 }
 
 /// Where compute runs.
@@ -207,6 +253,7 @@ impl Config {
             threads: 0,
             simd: Simd::Auto,
             weights: PathBuf::new(),
+            llm: Serving::default(),
             fetch: Fetch::default(),
             limits: Limits::default(),
         }
@@ -266,8 +313,10 @@ impl Config {
 
     fn validate(&self) -> Result<()> {
         let l = &self.limits;
-        let ranges: [(&str, u64, u64, u64); 8] = [
+        let ranges: [(&str, u64, u64, u64); 10] = [
             ("threads", self.threads as u64, 0, 1_024),
+            ("llm.cache_tokens", self.llm.cache_tokens as u64, 128, 10_000_000),
+            ("llm.sequences", self.llm.sequences as u64, 1, 256),
             ("fetch.connect_seconds", self.fetch.connect_seconds, 1, 60),
             ("fetch.parallel", self.fetch.parallel as u64, 1, 8),
             ("limits.media_mb", l.media_mb, 1, 1_000_000),

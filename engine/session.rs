@@ -32,7 +32,7 @@ use dreamseed_models::whisper::{self, Transcript, Whisper};
 use crate::config::{Config, Device};
 use crate::extract::{self, Perception, Tracks};
 use crate::fetch::{Progress, Store};
-use crate::llm::Llm;
+use crate::llm::{Llm, Settings, Speculation};
 use crate::manifest::{Model, Role};
 use crate::media::{Clip, Limits};
 use crate::{Error, Result};
@@ -57,6 +57,7 @@ struct Inner {
     pose: Kept<Pose>,
     face: Kept<FaceNets>,
     llm: Kept<Llm>,
+    drafts: Kept<Llm>,
     progress: Progress,
 }
 
@@ -135,6 +136,7 @@ impl Builder {
                 pose: Kept::default(),
                 face: Kept::default(),
                 llm: Kept::default(),
+                drafts: Kept::default(),
                 progress: self.progress.unwrap_or_else(Progress::silent),
             }),
         })
@@ -265,10 +267,34 @@ impl Engine {
         kept(&self.inner.face, &mesh, || Ok(FaceNets::open(&detector, &mesh, Some(&expression))?))
     }
 
-    /// An LLM: an id, a file, or the profile's.
+    /// An LLM: an id, a file, or the profile's; served as the configuration's `llm` says.
     pub fn llm(&self, model: Option<&str>) -> Result<Arc<Llm>> {
         let (_, file) = self.locate(model, Role::Llm, ".gguf")?;
-        kept(&self.inner.llm, &file, || Llm::open(&file, self.inner.pool.clone()))
+        kept(&self.inner.llm, &file, || {
+            let serving = &self.inner.config.llm;
+            let settings = Settings {
+                cache: serving.cache.into(),
+                cache_tokens: serving.cache_tokens,
+                sequences: serving.sequences,
+                speculation: self.speculation(&file, &serving.draft)?,
+            };
+            Llm::open_with(&file, self.inner.pool.clone(), &settings)
+        })
+    }
+
+    /// Who guesses for the model in `file`.
+    fn speculation(&self, file: &Path, draft: &str) -> Result<Speculation> {
+        match draft {
+            "off" => return Ok(Speculation::Off),
+            "look-up" => return Ok(Speculation::LookUp),
+            _ => {}
+        }
+        let (_, draft) = self.locate(Some(draft), Role::Llm, ".gguf")?;
+        if draft == file {
+            return Ok(Speculation::Off); // the small model itself is asked: nobody guesses faster than it writes
+        }
+        let llm = kept(&self.inner.drafts, &draft, || Llm::open(&draft, self.inner.pool.clone()))?;
+        Ok(Speculation::Draft(llm))
     }
 
     /// Speech to text. `on_progress` sees segments as they come and can stop.

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use clap::Args;
 
 use super::{emit, emit_json, engine, note, print};
-use crate::config::Config;
+use crate::config::{Cache, Config};
 use crate::llm::{self, Chat, Generation, Options, Sampling, Session};
 use crate::{Engine, Error, Result};
 
@@ -61,6 +61,12 @@ pub struct RunArgs {
     /// End the answer before this text (may be given several times)
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
+    /// Guess tokens ahead: `off`, `look-up`, or a small model (id or file) with the same tokens; the text stays the same
+    #[arg(long, value_name = "HOW|ID|FILE")]
+    pub draft: Option<String>,
+    /// How keys and values are kept (default: the configuration's `llm.cache`)
+    #[arg(long, value_name = "TYPE", value_parser = ["f16", "q8_0", "f32"])]
+    pub cache: Option<String>,
     /// The log-probability of each token, in the JSON
     #[arg(long, requires = "json")]
     pub logprobs: bool,
@@ -86,7 +92,14 @@ impl RunArgs {
     }
 }
 
-pub(super) fn run(config: Config, args: RunArgs) -> Result<()> {
+pub(super) fn run(mut config: Config, args: RunArgs) -> Result<()> {
+    config.llm.draft = args.draft.clone().unwrap_or(config.llm.draft);
+    config.llm.cache = match args.cache.as_deref() {
+        Some("f32") => Cache::F32,
+        Some("q8_0") => Cache::Q8_0,
+        Some(_) => Cache::F16,
+        None => config.llm.cache,
+    };
     let options = args.options();
     options.sampling.check()?; // before anything is fetched or loaded
     let limit = config.limits.tokens;
@@ -150,7 +163,15 @@ fn answer(engine: &Engine, args: &RunArgs, options: &Options, prompt: &str) -> R
 
 fn speed(g: &Generation) {
     let (read, write) = (g.prefill_tokens_per_s, g.decode_tokens_per_s);
-    note(&format!("[{} tokens read at {read:.0}/s, {} written at {write:.0}/s]", g.prompt_tokens.len(), g.tokens.len()));
+    let guessed = match g.speculated.drafted {
+        0 => String::new(),
+        n => format!(", {} of {n} guesses right", g.speculated.accepted),
+    };
+    note(&format!(
+        "[{} tokens read at {read:.0}/s, {} written at {write:.0}/s{guessed}]",
+        g.prompt_tokens.len() - g.reused_tokens,
+        g.tokens.len()
+    ));
 }
 
 /// One line a turn; /clear forgets, /quit or end of input ends. A turn that fails is told and the chat goes on.

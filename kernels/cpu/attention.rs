@@ -346,7 +346,8 @@ fn run<E: Element>(level: Level, pool: &Pool, plan: &mut AttentionPlan) {
             units.extend((0..h.rows()).step_by(ROWS).rev().map(|row| Unit { head, row, chunk: None }));
         }
     }
-    with_scratch(partials * size * size_of::<f32>(), |stored| {
+    // Room for twice as many when it grows, so that a text that gets longer allocates seldom.
+    with_scratch(partials.next_power_of_two() * size * size_of::<f32>(), |stored| {
         let stored = Shareable::new(stored.cast::<f32>());
         let task = |head: usize, row: usize, stage: Stage| {
             let head = &heads[head];
