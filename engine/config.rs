@@ -27,7 +27,7 @@ pub struct Config {
     pub device: Device,
     /// Threads for compute; 0: one for each core that the process may use.
     pub threads: usize,
-    /// The widest instruction set to use: `auto`, `portable`, `neon`, `avx2` or `avx512`.
+    /// The widest instruction set to use: `auto`, `portable`, `neon`, `avx2`, `vnni` or `avx512`.
     pub simd: Simd,
     /// A manifest whose entries are added to weights.toml or replace those of the same id; empty: none.
     pub weights: PathBuf,
@@ -100,7 +100,7 @@ pub enum Device {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Simd {
-    /// The widest that the processor has.
+    /// The fastest that the processor has.
     #[default]
     Auto,
     /// Plain Rust.
@@ -109,7 +109,9 @@ pub enum Simd {
     Neon,
     /// x86-64.
     Avx2,
-    /// x86-64 with VNNI.
+    /// x86-64 with VNNI, vectors of 256 bits.
+    Vnni,
+    /// x86-64 with VNNI, vectors of 512 bits.
     Avx512,
 }
 
@@ -122,6 +124,7 @@ impl Simd {
             Self::Portable => Some(Level::Portable),
             Self::Neon => Some(Level::Neon),
             Self::Avx2 => Some(Level::Avx2),
+            Self::Vnni => Some(Level::Vnni),
             Self::Avx512 => Some(Level::Avx512),
         }
     }
@@ -211,7 +214,7 @@ pub struct Flags {
     /// Threads for compute (0: one a core)
     #[arg(long, global = true, value_name = "N", help_heading = "Configuration")]
     pub threads: Option<usize>,
-    /// Widest instruction set to use: auto, portable, neon, avx2 or avx512
+    /// Widest instruction set to use: auto, portable, neon, avx2, vnni or avx512
     #[arg(long, global = true, value_name = "LEVEL", help_heading = "Configuration")]
     pub simd: Option<String>,
     /// Add the models of FILE to the built-in manifest

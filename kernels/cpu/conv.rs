@@ -260,7 +260,7 @@ impl Width {
     pub(crate) fn of(channels: usize) -> Self {
         match simd::level() {
             Level::Avx512 if channels > 8 => Self::Sixteen,
-            Level::Avx512 | Level::Avx2 => Self::Eight,
+            Level::Avx512 | Level::Vnni | Level::Avx2 => Self::Eight,
             Level::Portable | Level::Neon => Self::Four,
         }
     }
@@ -269,7 +269,11 @@ impl Width {
     #[cfg(test)]
     pub(crate) fn available() -> Vec<Self> {
         let level = simd::detect();
-        let has = |w: &Self| *w == Self::Four || level == Level::Avx512 || (*w == Self::Eight && level == Level::Avx2);
+        let has = |w: &Self| match w {
+            Self::Four => true,
+            Self::Eight => level >= Level::Avx2,
+            Self::Sixteen => level == Level::Avx512,
+        };
         [Self::Four, Self::Eight, Self::Sixteen].into_iter().filter(has).collect()
     }
 

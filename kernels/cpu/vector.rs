@@ -119,6 +119,12 @@ pub(crate) fn dispatch<T: Task>(level: Level, task: T) -> T::Output {
         // SAFETY: detect() found the features.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => unsafe { super::x86::run_avx512(task) },
+        // SAFETY: as above; AVX-512 includes the 256-bit forms.
+        #[cfg(target_arch = "x86_64")]
+        Level::Vnni if crate::simd::detect() == Level::Avx512 => unsafe { super::x86::run_vnni_of_avx512(task) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Vnni => unsafe { super::x86::run_avx_vnni(task) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { super::x86::run_avx2(task) },

@@ -1,4 +1,4 @@
-//! [`Simd`] for x86-64: AVX-512 (F, BW, DQ, VL, VNNI) and AVX2 (with FMA and F16C).
+//! [`Simd`] for x86-64: AVX-512 (F, BW, DQ, VL, VNNI), and 256 bits with or without VNNI (and AVX2, FMA and F16C).
 //!
 //! Every method's safety rests on the trait's contract: the features were found at run time, and pointers are valid.
 #![allow(clippy::undocumented_unsafe_blocks)] // one contract for all of them, above
@@ -11,9 +11,19 @@ pub(super) unsafe fn run_avx512<T: Task>(task: T) -> T::Output {
     unsafe { task.run::<Avx512>() }
 }
 
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(super) unsafe fn run_vnni_of_avx512<T: Task>(task: T) -> T::Output {
+    unsafe { task.run::<Half<VNNI_OF_AVX512>>() }
+}
+
+#[target_feature(enable = "avxvnni,avx2,fma,f16c")]
+pub(super) unsafe fn run_avx_vnni<T: Task>(task: T) -> T::Output {
+    unsafe { task.run::<Half<AVX_VNNI>>() }
+}
+
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn run_avx2<T: Task>(task: T) -> T::Output {
-    unsafe { task.run::<Avx2>() }
+    unsafe { task.run::<Half<AVX2>>() }
 }
 
 /// One 512-bit register a vector.
@@ -176,19 +186,30 @@ unsafe fn sum8(v: __m256) -> f32 {
     }
 }
 
-/// Two 256-bit registers a vector.
+/// Two 256-bit registers a vector. `BY` is how four products of bytes are summed: by AVX2's instructions, by one of AVX-VNNI, or by
+/// the same of AVX-512, which has twice the registers.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2;
+pub(crate) struct Half<const BY: u8>;
+
+const AVX2: u8 = 0;
+const AVX_VNNI: u8 = 1;
+const VNNI_OF_AVX512: u8 = 2;
+
+/// Four products of unsigned and signed bytes added to each i32.
+#[inline(always)]
+unsafe fn dpbusd<const BY: u8>(acc: __m256i, codes: __m256i, x: __m256i) -> __m256i {
+    unsafe { if BY == AVX_VNNI { _mm256_dpbusd_avx_epi32(acc, codes, x) } else { _mm256_dpbusd_epi32(acc, codes, x) } }
+}
 
 type F2 = [__m256; 2];
 type I2 = [__m256i; 2];
 
-impl Simd for Avx2 {
+impl<const BY: u8> Simd for Half<BY> {
     type F = F2;
     type I = I2;
-    const TILE: (usize, usize) = (6, 1);
-    const TILE_INT: (usize, usize) = (2, 1);
-    const FULL_BIAS: i32 = 128;
+    const TILE: (usize, usize) = (if BY == VNNI_OF_AVX512 { 12 } else { 6 }, 1);
+    const TILE_INT: (usize, usize) = (if BY == VNNI_OF_AVX512 { 6 } else { 2 }, 1);
+    const FULL_BIAS: i32 = if BY == AVX2 { 128 } else { 0 };
 
     #[inline(always)]
     unsafe fn splat(v: f32) -> F2 {
@@ -323,6 +344,12 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn dot(acc: I2, codes: I2, x: *const i8) -> I2 {
+        if BY != AVX2 {
+            unsafe {
+                let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
+                return [dpbusd::<BY>(acc[0], codes[0], x), dpbusd::<BY>(acc[1], codes[1], x)];
+            }
+        }
         // Pairs of products stay within i16: 2 * 63 * 127.
         unsafe {
             let (x, one) = (_mm256_set1_epi32(x.cast::<i32>().read_unaligned()), _mm256_set1_epi16(1));
@@ -333,6 +360,9 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn dot_full(acc: I2, codes: I2, x: *const i8) -> I2 {
+        if BY != AVX2 {
+            return unsafe { Self::dot(acc, codes, x) };
+        }
         // |code - 128| times x with its sign: 2 * 128 * 127 stays within i16.
         unsafe {
             let (x, one) = (_mm256_set1_epi32(x.cast::<i32>().read_unaligned()), _mm256_set1_epi16(1));
@@ -367,5 +397,52 @@ unsafe fn scale2(v: __m256, n: __m256) -> __m256 {
         let a = _mm256_slli_epi32::<23>(_mm256_add_epi32(half, bias));
         let b = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_sub_epi32(n, half), bias));
         _mm256_mul_ps(_mm256_mul_ps(v, _mm256_castsi256_ps(a)), _mm256_castsi256_ps(b))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Four products of each 64 codes, plain and with the bias of the level taken away.
+    struct Dots<'a>(&'a [u8; 64], [i8; 4]);
+
+    impl Task for Dots<'_> {
+        type Output = [[i32; 16]; 2];
+
+        #[inline(always)]
+        unsafe fn run<S: Simd>(self) -> Self::Output {
+            let mut out = [[0; 16]; 2];
+            let x = self.1.as_ptr();
+            let bias = S::FULL_BIAS * self.1.iter().map(|&x| i32::from(x)).sum::<i32>();
+            unsafe {
+                let codes = S::loadi(self.0.as_ptr());
+                S::storei(out[0].as_mut_ptr().cast(), S::dot(S::splati(5), S::bits_right::<0>(codes, 63), x));
+                S::storei(out[1].as_mut_ptr().cast(), S::dot_full(S::splati(bias), codes, x));
+            }
+            out
+        }
+    }
+
+    #[test]
+    fn every_form_of_the_dot_product_counts_alike() {
+        use std::is_x86_feature_detected as has;
+        let mut codes = [0; 64];
+        codes.iter_mut().enumerate().for_each(|(i, c)| *c = (i * 73 + 190) as u8);
+        for x in [[127, 127, 127, 127], [-127, 3, -90, 127], [-127; 4]] {
+            let sum = |i: usize, mask: u8| (0..4).map(|b| i32::from(codes[4 * i + b] & mask) * i32::from(x[b])).sum::<i32>();
+            let want = [std::array::from_fn(|i| 5 + sum(i, 63)), std::array::from_fn(|i| sum(i, 255))];
+            let task = || Dots(&codes, x);
+            if has!("avx2") && has!("fma") && has!("f16c") {
+                assert_eq!(unsafe { run_avx2(task()) }, want);
+            }
+            if has!("avxvnni") {
+                assert_eq!(unsafe { run_avx_vnni(task()) }, want);
+            }
+            if crate::simd::detect() == crate::simd::Level::Avx512 {
+                assert_eq!(unsafe { run_vnni_of_avx512(task()) }, want);
+                assert_eq!(unsafe { run_avx512(task()) }, want);
+            }
+        }
     }
 }
