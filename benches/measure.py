@@ -1,28 +1,29 @@
 #!/usr/bin/env python3
-"""First measurements, side by side with peers where they are installed: A B A B, medians, stored under benches/runs.
+"""Senses, side by side with peers where they are installed: A B A B, medians, stored under benches/runs.
 
     cargo build --release
-    python3 -m venv /tmp/peers && /tmp/peers/bin/pip install llama-cpp-python faster-whisper "numpy<2" mediapipe==0.10.21
+    python3 -m venv /tmp/peers && /tmp/peers/bin/pip install faster-whisper "numpy<2" mediapipe==0.10.21
     /tmp/peers/bin/python benches/measure.py --pairs 5 [--video squats.mp4]
 
 Each engine runs in a process of its own, the peers as this script with --peer. Times are each engine's own inner times
 (loading left out), with the same files, threads and greedy decoding. A peer that is not installed is left out and said so.
+The language models' part is benches/peers/llm.py.
 """
-import argparse, datetime, json, os, platform, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-HOME = Path(os.environ.get("DREAMSEED_HOME", Path.home() / ".cache/dreamseed"))
-BINARY = ROOT / "target/release/dreamseed"
+sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
+import common
+from common import BINARY, HOME, Failed, spread
 
 
 def run(command):
     """The last line of what a command prints, as JSON; None when it fails."""
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
-    if done.returncode != 0:
-        print(f"left out: {' '.join(map(str, command[:6]))}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+    try:
+        return common.run(command)
+    except Failed as error:
+        print(f"left out: {error}", file=sys.stderr)
         return None
-    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def dreamseed(threads, *args):
@@ -30,25 +31,6 @@ def dreamseed(threads, *args):
 
 
 # -- peers, one process each ------------------------------------------------------------------------------------------
-
-
-def peer_llama(model, prompt, gen, threads):
-    from llama_cpp import Llama
-
-    llm = Llama(model, n_ctx=prompt + gen + 8, n_batch=512, n_threads=threads, n_threads_batch=threads, verbose=False)
-    walk = [(i * 7919 + 13) % llm.n_vocab() for i in range(prompt + gen)]
-    prefill, decode = [], []
-    for _ in range(3):
-        llm.reset()
-        begin = time.perf_counter()
-        llm.eval(walk[:prompt])
-        prefill.append(prompt / (time.perf_counter() - begin))
-        llm.reset()
-        begin = time.perf_counter()
-        for token in walk[:gen]:
-            llm.eval([token])
-        decode.append(gen / (time.perf_counter() - begin))
-    return {"prefill_tokens_per_s": statistics.median(prefill), "decode_tokens_per_s": statistics.median(decode)}
 
 
 def peer_whisper(model, file, threads):
@@ -84,16 +66,9 @@ def peer_mediapipe(video):
 
 
 def questions(args):
-    model = HOME / "models/smollm2-135m/smollm2-135m.gguf"
     speech = HOME / "models/sample-speech/jfk.wav"
     folder = HOME / "models/whisper-base"
     t = args.threads
-    yield (
-        "SmolLM2-135M Q4_1, prefill 512 and decode 128",
-        lambda: dreamseed(t, "bench", "llm", "--model", "smollm2-135m", "--runs", 3, "--json"),
-        ["llama", model, 512, 128, t],
-        ["prefill_tokens_per_s", "decode_tokens_per_s"],
-    )
     yield (
         "Whisper base, 11 s, greedy (peer: int8)",
         lambda: dreamseed(t, "bench", "speech", "--model", "whisper-base", "--file", speech, "--runs", 3, "--json"),
@@ -126,13 +101,6 @@ def lesson(threads):
     return {"first_token_s": first, "total_s": time.perf_counter() - begin, "peak_rss_mb": peak}
 
 
-def cpu():
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return platform.processor()
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--pairs", type=int, default=5)
@@ -143,15 +111,9 @@ def main():
     if args.peer:
         name, *rest = args.peer
         rest = [int(r) if r.isdigit() else r for r in rest]
-        print(json.dumps({"llama": peer_llama, "whisper": peer_whisper, "mediapipe": peer_mediapipe}[name](*rest)))
+        print(json.dumps({"whisper": peer_whisper, "mediapipe": peer_mediapipe}[name](*rest)))
         return
-    result = {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "machine": {"cpu": cpu(), "cores": len(os.sched_getaffinity(0)), "threads": args.threads, "load": os.getloadavg()},
-        "commit": subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip(),
-        "questions": [],
-    }
-    name = f"{result['date'][:10]}-{cpu().replace(' ', '-').lower()}.json"
+    result = {**common.head(args.threads), "questions": []}
     for title, ours, peer, keys in questions(args):
         rows = {"ours": [], "peer": []}
         for _ in range(args.pairs):
@@ -159,22 +121,19 @@ def main():
             rows["peer"].append(run([sys.executable, __file__, "--peer", *peer]))
         entry = {"question": title, "ours": rows["ours"][-1], "figures": []}
         for key in keys:
-            a = [r[key] for r in rows["ours"] if r]
-            b = [r[key] for r in rows["peer"] if r]
+            a, b = ([r[key] for r in rows[side] if r] for side in ("ours", "peer"))
             faster = (lambda x, y: x / y) if key.endswith("per_s") else (lambda x, y: y / x)
-            ratios = sorted(faster(x, y) for x, y in zip(a, b))
+            ratios = [faster(x[key], y[key]) for x, y in zip(rows["ours"], rows["peer"]) if x and y]
             figure = {"figure": key, "ours": statistics.median(a) if a else None, "peer": statistics.median(b) if b else None}
             if ratios:
-                figure["times_as_fast"] = {"median": statistics.median(ratios), "min": ratios[0], "max": ratios[-1]}
+                figure["times_as_fast"] = spread(ratios)
             entry["figures"].append(figure)
             print(json.dumps({"question": title, **figure}))
         result["questions"].append(entry)
     lessons = [lesson(args.threads) for _ in range(args.pairs)]
     result["lesson"] = {k: statistics.median(l[k] for l in lessons if l[k] is not None) for k in lessons[0]}
     print(json.dumps({"question": "the demo's lesson, from the start of the process", **result["lesson"]}))
-    path = ROOT / "benches/runs" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path = common.store(result, "senses")
     print(path)
 
 

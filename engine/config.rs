@@ -275,7 +275,8 @@ impl Config {
         if let Some((path, given)) = config_file(flags, around) {
             match crate::manifest::read_text(&path) {
                 Ok(text) => {
-                    let file: Table = text.parse().map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
+                    let file: Table =
+                        text.parse().map_err(|e| Error::Usage(format!("{}: {}", path.display(), wrong_toml(&text, &e))))?;
                     merge(&mut table, file, "").map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
                 }
                 Err(e) if !given && e.kind() == std::io::ErrorKind::NotFound => {}
@@ -359,6 +360,19 @@ impl Flags {
         put("weights", self.weights.as_ref().map(path));
         table
     }
+}
+
+/// What is wrong in a TOML text, and where. The parser shows the whole line: of one that nobody can read, the place alone is told.
+pub(crate) fn wrong_toml(text: &str, error: &toml::de::Error) -> String {
+    const READABLE: usize = 200;
+    let start = error.span().map_or(0, |span| span.start.min(text.len()));
+    let before = text.get(..start).unwrap_or(text);
+    let column = before.len() - before.rfind('\n').map_or(0, |at| at + 1);
+    let line = text[before.len() - column..].lines().next().unwrap_or_default();
+    if line.len() <= READABLE {
+        return error.to_string();
+    }
+    format!("line {}, byte {}: {}", before.matches('\n').count() + 1, column + 1, error.message())
 }
 
 fn table_of(config: &Config) -> Result<Table> {
@@ -479,6 +493,10 @@ mod tests {
             let e = Config::load_from(&Flags::default(), &around(&[], dir.path())).unwrap_err().to_string();
             assert!(e.contains(want), "{text}: {e}");
         }
+        // of a line that is too long to be read, the place alone
+        std::fs::write(&file, format!("threads = 3\nhome = {}", "x".repeat(50_000))).unwrap();
+        let e = Config::load_from(&Flags::default(), &around(&[], dir.path())).unwrap_err().to_string();
+        assert!(e.contains("line 2, byte 8") && e.len() < 500, "{e}");
         std::fs::remove_file(&file).unwrap();
         for (key, value, want) in [
             ("DREAMSEED_OFLINE", "1", "unknown key DREAMSEED_OFLINE"),

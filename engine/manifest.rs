@@ -218,6 +218,25 @@ pub(crate) fn read_text(path: &Path) -> std::io::Result<String> {
     String::from_utf8(bytes).map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e))
 }
 
+/// How many characters are to be changed, put in or taken out to make one name of the other (Levenshtein); many for long names.
+fn distance(a: &str, b: &str) -> usize {
+    const LONGEST: usize = 64;
+    if a.len().max(b.len()) > LONGEST {
+        return LONGEST;
+    }
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut corner = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let change = corner + usize::from(x != *y);
+            let least = change.min(row[j] + 1).min(row[j + 1] + 1);
+            corner = std::mem::replace(&mut row[j + 1], least);
+        }
+    }
+    row[b.len()]
+}
+
 impl Manifest {
     /// The manifest that is compiled in, with the entries of `extra` added to it or put in place of those with the same id.
     pub fn load(extra: Option<&Path>) -> Result<Self> {
@@ -225,7 +244,8 @@ impl Manifest {
             toml::from_str(BUILT_IN).map_err(|e| Error::Internal(format!("weights.toml inside the program: {e}")))?;
         if let Some(path) = extra {
             let text = read_text(path).map_err(|source| Error::Io { path: path.into(), source })?;
-            let more: Self = toml::from_str(&text).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
+            let wrong = |e| Error::Usage(format!("{}: {}", path.display(), crate::config::wrong_toml(&text, &e)));
+            let more: Self = toml::from_str(&text).map_err(wrong)?;
             manifest.merge(more);
         }
         manifest.validate().map_err(|problem| {
@@ -254,8 +274,13 @@ impl Manifest {
     /// The model of this id or alias.
     pub fn find(&self, name: &str) -> Result<&Model> {
         self.models.iter().find(|m| m.id == name || m.alias.iter().any(|a| a == name)).ok_or_else(|| {
-            let ids: Vec<_> = self.models.iter().map(|m| m.id.as_str()).collect();
-            Error::Usage(format!("no model is called {name:?}; there are {} (see `dreamseed models`)", ids.join(", ")))
+            let known = self.models.iter().flat_map(|m| m.alias.iter().chain([&m.id])).map(String::as_str);
+            let near = known.min_by_key(|known| distance(known, name)).filter(|known| distance(known, name) <= known.len() / 3);
+            let near = near.map(|near| format!("did you mean {near}? ")).unwrap_or_default();
+            Error::Usage(format!(
+                "no model is called {name:?}; {near}`dreamseed models` lists the {} there are",
+                self.models.len()
+            ))
         })
     }
 
@@ -465,7 +490,11 @@ mod tests {
         let ids: Vec<_> = m.select("emotion").unwrap().iter().map(|m| m.id.clone()).collect();
         assert_eq!(ids, ["face-detector", "face-emotion"]);
         let e = m.select("whisper-huge").unwrap_err().to_string();
-        assert!(e.contains("whisper-huge") && e.contains("whisper-base") && e.contains("rtx5090"), "{e}");
+        assert!(e.contains("whisper-huge") && e.contains("did you mean whisper-base?") && e.contains("rtx5090"), "{e}");
+        let of = |name: &str| m.find(name).unwrap_err().to_string();
+        assert!(!of("zebra").contains("did you mean") && of("zebra").len() < 120, "{}", of("zebra"));
+        assert!(of(&"e".repeat(20_000)).ends_with("`dreamseed models` lists the 31 there are"), "{}", m.models.len());
+        assert_eq!((distance("kitten", "sitting"), distance("", "ab"), distance("same", "same")), (3, 2, 0));
     }
 
     #[test]

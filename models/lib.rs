@@ -8,6 +8,7 @@ pub mod decoder;
 pub mod detection;
 pub mod face;
 pub mod graph;
+pub mod guard;
 pub mod image;
 pub mod layers;
 pub mod pose;

@@ -24,6 +24,12 @@ fn exit_codes_tell_usage_from_failure() {
         (vec!["coach", "--frames", home], 2, "--fps"),
         (vec!["run", "--model", "no-such-model", "--prompt", "x"], 2, "no model is called"),
         (vec!["run", "--prompt", "x", "--temperature=-1"], 2, "temperature"),
+        (vec!["run", "--prompt", "x", "--regex", "a("], 2, "regular expression: regex parse error"),
+        (vec!["run", "--prompt", "x", "--json-schema", "{"], 2, "JSON schema: no JSON"),
+        (vec!["run", "--prompt", "x", "--json-schema", "{\"not\": {}}"], 2, "not"),
+        (vec!["run", "--prompt", "x", "--grammar", "no-such-file.lark"], 1, "no-such-file.lark"),
+        (vec!["run", "--prompt", "x", "--regex", "a", "--json-schema", "{}"], 2, "cannot be used with"),
+        (vec!["bench", "grammar"], 2, "--json-schema"),
         (vec!["features", "x.wav", "--out", "x.xml"], 2, ".safetensors"),
         (vec!["transcribe", "no-such-file.wav"], 1, "no-such-file.wav"),
         (vec!["pose", home], 2, "--fps"),
@@ -151,6 +157,32 @@ fn run_is_deterministic_and_stops_where_told() {
     let (_, out, _) = outcome(dreamseed(&args).args(["--stop", "Paris"]));
     let stopped = &lines(&out)[0];
     assert!(!stopped["text"].as_str().unwrap().contains("Paris") && stopped["finish"] == "stop", "{stopped}");
+}
+
+#[test]
+fn run_writes_what_a_schema_says() {
+    let schema = r#"{"type": "object", "properties": {"city": {"enum": ["서울", "Paris"]}, "n": {"type": "integer", "minimum": 1,
+        "maximum": 9}}, "required": ["city", "n"], "additionalProperties": false}"#;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), schema).unwrap();
+    let args = ["run", "--prompt", "The capital of France, as JSON.", "--json", "--json-schema", file.path().to_str().unwrap()];
+    let (code, out, err) = outcome(&mut dreamseed(&args));
+    assert_eq!(code, 0, "{err}");
+    let [g] = lines(&out).try_into().expect("one line");
+    let answer: Value = serde_json::from_str(g["text"].as_str().unwrap()).unwrap();
+    assert_eq!((&g["finish"], answer.as_object().unwrap().len()), (&"eos".into(), 2), "{g}");
+    assert!(["서울", "Paris"].contains(&answer["city"].as_str().unwrap()) && (1..=9).contains(&answer["n"].as_u64().unwrap()));
+    // a chat holds every answer to it
+    let (code, out, err) = {
+        let mut child = dreamseed(&["run", "--regex", "(yes|no)"]);
+        child.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let mut child = child.spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"Is it?\nSure?\n").unwrap();
+        let done = child.wait_with_output().unwrap();
+        (done.status.code(), String::from_utf8(done.stdout).unwrap(), String::from_utf8(done.stderr).unwrap())
+    };
+    assert_eq!((code, out.lines().count()), (Some(0), 2), "{err}");
+    assert!(out.lines().all(|l| l == "yes" || l == "no"), "{out}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Real weights on real input, held against other engines' results.
 
 mod common;
+mod constrain;
 
 use common::{engine, ffmpeg, reference, weights};
 use dreamseed::extract::view;

@@ -6,6 +6,7 @@ mod bench;
 mod coach;
 mod doctor;
 mod features;
+mod follow;
 mod pose;
 mod run;
 mod transcribe;

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use clap::Args;
 
-use super::{emit, emit_json, engine, note, print};
+use super::{emit, emit_json, engine, follow::FollowArgs, note, print};
 use crate::config::{Cache, Config};
 use crate::llm::{self, Chat, Generation, Options, Sampling, Session};
 use crate::{Engine, Error, Result};
@@ -67,6 +67,9 @@ pub struct RunArgs {
     /// How keys and values are kept (default: the configuration's `llm.cache`)
     #[arg(long, value_name = "TYPE", value_parser = ["f16", "q8_0", "f32"])]
     pub cache: Option<String>,
+    /// What the answer follows.
+    #[command(flatten)]
+    pub follow: FollowArgs,
     /// The log-probability of each token, in the JSON
     #[arg(long, requires = "json")]
     pub logprobs: bool,
@@ -76,7 +79,7 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    fn options(&self) -> Options {
+    fn options(&self) -> Result<Options> {
         let sampling = Sampling {
             temperature: self.temperature,
             top_k: self.top_k,
@@ -88,7 +91,9 @@ impl RunArgs {
             penalty_window: self.penalty_window,
             seed: self.seed,
         };
-        Options { max_tokens: self.max_tokens, sampling, stop: self.stop.clone(), logprobs: self.logprobs }
+        sampling.check()?;
+        let (grammar, stop) = (self.follow.grammar()?, self.stop.clone());
+        Ok(Options { max_tokens: self.max_tokens, sampling, stop, grammar, logprobs: self.logprobs })
     }
 }
 
@@ -100,8 +105,7 @@ pub(super) fn run(mut config: Config, args: RunArgs) -> Result<()> {
         Some(_) => Cache::F16,
         None => config.llm.cache,
     };
-    let options = args.options();
-    options.sampling.check()?; // before anything is fetched or loaded
+    let options = args.options()?; // before anything is fetched or loaded
     let limit = config.limits.tokens;
     if args.max_tokens > limit || args.context.is_some_and(|c| c > limit) {
         return Err(Error::Usage(format!("at most {limit} tokens are allowed (limits.tokens)")));

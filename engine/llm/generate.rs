@@ -14,7 +14,7 @@ use dreamseed_models::tokenizer::Specials;
 use serde::Serialize;
 
 use super::{
-    Llm, Sampling,
+    Grammar, Llm, Sampling,
     sequence::{Event, Request},
 };
 use crate::{Error, Result};
@@ -31,13 +31,15 @@ pub struct Options {
     pub sampling: Sampling,
     /// Texts that end the generation; they are not part of it.
     pub stop: Vec<String>,
+    /// What the text has to follow. It ends where the grammar does; a text that is cut by `max_tokens` does not follow it to the end.
+    pub grammar: Option<Grammar>,
     /// Whether the log-probability of each token is wanted.
     pub logprobs: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_tokens: 512, sampling: Sampling::default(), stop: Vec::new(), logprobs: false }
+        Self { max_tokens: 512, sampling: Sampling::default(), stop: Vec::new(), grammar: None, logprobs: false }
     }
 }
 
@@ -45,7 +47,7 @@ impl Default for Options {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Finish {
-    /// The model ended its text or turn.
+    /// The model ended its text or turn, or the grammar is complete.
     Eos,
     /// `max_tokens` or the end of the context.
     Length,
@@ -131,8 +133,8 @@ impl Session {
     /// a character or a stop text may be under way); breaking out cancels.
     ///
     /// # Errors
-    /// [`Error::Usage`] when the prompt does not fit the context or an option is out of range, [`Error::Weights`] when the model
-    /// computes no finite numbers.
+    /// [`Error::Usage`] when the prompt does not fit the context, an option is out of range or the grammar cannot be followed,
+    /// [`Error::Weights`] when the model computes no finite numbers.
     pub fn generate(
         &mut self,
         prompt: &[u32],
@@ -140,6 +142,7 @@ impl Session {
         mut on_text: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Generation> {
         self.check(prompt)?;
+        let constraint = options.grammar.as_ref().map(|g| self.llm.constrain(g)).transpose()?;
         let (events, received) = channel();
         let cancelled = Arc::new(AtomicBool::new(false));
         let _ended = CancelOnDrop(cancelled.clone()); // a callback that unwinds cancels too
@@ -147,6 +150,7 @@ impl Session {
         let request = Request {
             prompt: prompt.to_vec(),
             options: options.clone(),
+            constraint,
             context: self.context,
             events,
             cancelled: cancelled.clone(),

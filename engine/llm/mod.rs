@@ -18,6 +18,7 @@
 
 mod blocks;
 mod chat;
+mod constrain;
 mod generate;
 mod model;
 mod runner;
@@ -28,9 +29,11 @@ mod speculate;
 mod text;
 
 pub use chat::Chat;
+pub use constrain::{Constraint, Grammar, Mask};
 pub use generate::{Finish, Generation, Options, Session, Speculated, raw};
 pub use model::{Llm, Settings, Speculation};
 pub use sampling::{Sampler, Sampling};
+pub(crate) use sequence::log_probability;
 
 #[cfg(test)]
 mod tests;

@@ -185,15 +185,19 @@ impl Loop {
 
     /// Guesses for those that decode.
     fn draft(&mut self) -> Result<()> {
+        let running = &mut self.scheduler.running;
+        let each = (MOST_LOGITS / running.len().max(1)).saturating_sub(1);
+        running.iter_mut().for_each(|s| s.draft_forced(each));
         if !self.look_up && self.drafter.is_none() {
             return Ok(());
         }
-        let running = &mut self.scheduler.running;
-        running.iter_mut().for_each(|s| s.drafts.clear());
-        let each = (MOST_LOGITS / running.len().max(1)).saturating_sub(1);
         let cost = self.cost;
         let length = |s: &mut Sequence| {
-            if s.decodes() { s.length.choose(&cost).min(each).min(s.left().saturating_sub(1)) } else { 0 }
+            if s.decodes() && s.drafts.is_empty() {
+                s.length.choose(&cost).min(each).min(s.left().saturating_sub(1))
+            } else {
+                0
+            }
         };
         let lengths: Vec<usize> = running.iter_mut().map(length).collect();
         if self.look_up {
@@ -206,6 +210,7 @@ impl Loop {
             let guesses = drafter.guess(&self.core.pool, &mut self.scheduler.draft_blocks, running, &lengths)?;
             self.cost.learn_draft(guesses, start.elapsed());
         }
+        running.iter_mut().for_each(Sequence::constrain_drafts);
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use super::Mask;
 use crate::{Error, Result};
 
 /// How to choose among tokens. The default is greedy.
@@ -121,12 +122,23 @@ impl Sampler {
 
     /// The next token. `None` when no logit is a finite number.
     pub fn sample(&mut self, logits: &[f32]) -> Option<u32> {
+        self.choose(logits.iter().copied().zip(0..))
+    }
+
+    /// The next token among those that are allowed, as if all others had no probability. `None` when no logit of them is a finite
+    /// number.
+    pub fn sample_within(&mut self, logits: &[f32], allowed: &Mask) -> Option<u32> {
+        self.choose(allowed.tokens().filter_map(|token| Some((*logits.get(token as usize)?, token))))
+    }
+
+    fn choose(&mut self, tokens: impl Iterator<Item = (f32, u32)>) -> Option<u32> {
         let s = self.sampling;
         if s.temperature == 0.0 && !s.penalizes() {
-            return best(logits.iter().copied().zip(0..));
+            return best(tokens);
         }
         self.candidates.clear();
-        self.candidates.extend(logits.iter().copied().zip(0..).filter(|(logit, _)| logit.is_finite()));
+        let candidates = &mut self.candidates;
+        tokens.filter(|(logit, _)| logit.is_finite()).for_each(|c| candidates.push(c));
         // 1. penalties
         if s.penalizes() {
             for (logit, token) in &mut self.candidates {
@@ -204,13 +216,11 @@ impl Sampler {
 }
 
 fn best(candidates: impl Iterator<Item = (f32, u32)>) -> Option<u32> {
-    let mut found: Option<(f32, u32)> = None;
-    for (logit, token) in candidates {
-        if logit.is_finite() && found.is_none_or(|f| logit > f.0) {
-            found = Some((logit, token));
-        }
-    }
-    found.map(|f| f.1)
+    // folded, not looped over: a mask's tokens come from nested iterators, which are fast from inside only
+    let better = |found: Option<(f32, u32)>, new: (f32, u32)| {
+        if new.0.is_finite() && found.is_none_or(|f| new.0 > f.0) { Some(new) } else { found }
+    };
+    candidates.fold(None, better).map(|f| f.1)
 }
 
 fn best_of(candidates: &[(f32, u32)]) -> Option<(f32, u32)> {
@@ -308,6 +318,29 @@ mod tests {
         assert_eq!(greedy(Sampling { frequency_penalty: 0.06, ..ALL }, &[1]), 1);
         assert_eq!(greedy(Sampling { frequency_penalty: 0.06, ..ALL }, &[1, 1]), 4);
         assert_eq!(greedy(Sampling { presence_penalty: 0.5, penalty_window: 2, ..ALL }, &[1, 0, 0]), 1);
+    }
+
+    #[test]
+    fn within_a_mask_the_others_have_no_probability() {
+        let allowed = |token: u32| !token.is_multiple_of(3);
+        let mask = Mask::of((0..64).filter(|&t| allowed(t)), 64);
+        let logits: Vec<f32> = (0..64).map(|i| ((i * 29) % 64) as f32 / 12.0).collect();
+        let silenced: Vec<f32> = logits.iter().zip(0..).map(|(&l, t)| if allowed(t) { l } else { f32::NEG_INFINITY }).collect();
+        let penalty = Sampling { repetition_penalty: 1.3, ..ALL };
+        for sampling in
+            [Sampling::default(), ALL, penalty, Sampling { top_k: 5, ..ALL }, Sampling { top_p: 0.5, min_p: 0.1, ..ALL }]
+        {
+            let (mut a, mut b) = (Sampler::new(sampling).unwrap(), Sampler::new(sampling).unwrap());
+            for _ in 0..200 {
+                let token = a.sample_within(&logits, &mask).unwrap();
+                assert_eq!(Some(token), b.sample(&silenced), "{sampling:?}");
+                assert!(allowed(token));
+                a.accept(token);
+                b.accept(token);
+            }
+        }
+        assert_eq!(Sampler::new(ALL).unwrap().sample_within(&logits, &Mask::default()), None);
+        assert_eq!(Sampler::new(ALL).unwrap().sample_within(&[1.0], &Mask::of([0, 70].into_iter(), 90)), Some(0));
     }
 
     #[test]

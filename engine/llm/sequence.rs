@@ -11,7 +11,7 @@ use std::{
 
 use dreamseed_models::tokenizer::Tokenizer;
 
-use super::{Finish, Options, Sampler, Speculated, blocks::Table, speculate::DraftLength, text::TextStream};
+use super::{Constraint, Finish, Options, Sampler, Speculated, blocks::Table, speculate::DraftLength, text::TextStream};
 use crate::{Error, Result};
 
 /// What a caller asks of the runner.
@@ -19,6 +19,8 @@ pub(super) struct Request {
     /// Not empty, at most `context`.
     pub(super) prompt: Vec<u32>,
     pub(super) options: Options,
+    /// The beginning of `options.grammar`.
+    pub(super) constraint: Option<Constraint>,
     /// Most tokens, prompt and answer together.
     pub(super) context: usize,
     pub(super) events: Sender<Result<Event>>,
@@ -65,6 +67,8 @@ pub(super) struct Sequence {
     pub(super) draft_cached: usize,
     pub(super) sampler: Sampler,
     pub(super) context: usize,
+    constraint: Option<Constraint>,
+    forced: bool, // the drafts are what the grammar forces
     prompt: usize,
     options: Options,
     text: TextStream,
@@ -81,7 +85,7 @@ impl Sequence {
     /// # Errors
     /// [`Error::Usage`] for options out of range.
     pub(super) fn new(request: Request) -> Result<Self> {
-        let Request { prompt, options, context, events, cancelled } = request;
+        let Request { prompt, options, constraint, context, events, cancelled } = request;
         let mut sampler = Sampler::new(options.sampling)?;
         prompt.iter().for_each(|&t| sampler.accept(t));
         Ok(Self {
@@ -95,6 +99,8 @@ impl Sequence {
             draft_cached: 0,
             sampler,
             context,
+            constraint,
+            forced: false,
             text: TextStream::new(options.stop.clone()),
             options,
             events,
@@ -135,26 +141,52 @@ impl Sequence {
         self.started.get_or_insert_with(Instant::now);
     }
 
+    /// Drafts for the next pass what the grammar forces, `most` tokens at most: no guess, it is right in any case.
+    pub(super) fn draft_forced(&mut self, most: usize) {
+        self.drafts.clear();
+        if self.decodes()
+            && let Some(constraint) = &mut self.constraint
+        {
+            self.drafts = constraint.forced();
+            self.drafts.truncate(most.min(self.left().saturating_sub(1)));
+        }
+        self.forced = !self.drafts.is_empty();
+    }
+
+    /// Drops the drafts that the grammar does not take.
+    pub(super) fn constrain_drafts(&mut self) {
+        if let Some(constraint) = &mut self.constraint
+            && !self.drafts.is_empty()
+        {
+            self.drafts.truncate(constraint.takes(&self.drafts));
+        }
+    }
+
     /// Takes the logits after the last token and after each draft, (1 + drafts, vocab), and chooses tokens as far as the drafts were
     /// right and one beyond. `Some` when the text is at its end.
     ///
     /// # Errors
-    /// When the logits are no finite numbers.
+    /// When the logits are no finite numbers, or the grammar is too complex to go on.
     pub(super) fn choose(&mut self, logits: &[f32], tokenizer: &Tokenizer) -> Result<Option<Finish>> {
         let drafts = std::mem::take(&mut self.drafts);
         let vocab = logits.len() / (drafts.len() + 1);
         let mut accepted = 0;
         let mut finish = None;
         for (i, row) in logits.chunks_exact(vocab).enumerate() {
-            let token = self.sampler.sample(row).ok_or_else(not_finite)?;
-            finish = self.push(token, row, tokenizer);
-            if finish.is_some() || drafts.get(i) != Some(&token) {
+            let token = match &mut self.constraint {
+                None => self.sampler.sample(row),
+                Some(constraint) => self.sampler.sample_within(row, constraint.mask()?),
+            };
+            finish = self.push(token.ok_or_else(not_finite)?, row, tokenizer)?;
+            if finish.is_some() || drafts.get(i) != token.as_ref() {
                 break;
             }
             accepted += 1;
         }
         if !drafts.is_empty() {
             self.cached += accepted;
+        }
+        if !drafts.is_empty() && !self.forced {
             self.speculated.drafted += drafts.len();
             self.speculated.accepted += accepted;
             self.length.learn(accepted, drafts.len());
@@ -164,24 +196,31 @@ impl Sequence {
         Ok(finish)
     }
 
-    fn push(&mut self, token: u32, logits: &[f32], tokenizer: &Tokenizer) -> Option<Finish> {
+    /// The text goes on by `token`; `Some` when that is its end.
+    fn push(&mut self, token: u32, logits: &[f32], tokenizer: &Tokenizer) -> Result<Option<Finish>> {
         let now = Instant::now();
         self.first.get_or_insert(now);
         if tokenizer.is_end(token) {
-            return Some(Finish::Eos);
+            return Ok(Some(Finish::Eos));
         }
         self.last = Some(now);
         let logprob = self.options.logprobs.then(|| log_probability(logits, token));
         self.sampler.accept(token);
+        let mut complete = false;
+        if let Some(constraint) = &mut self.constraint {
+            constraint.accept(token)?;
+            complete = constraint.is_complete();
+        }
         self.tokens.push(token);
         let stopped = self.text.push(if tokenizer.is_control(token) { &[] } else { tokenizer.bytes(token) });
         let sent = self.events.send(Ok(Event::Token { token, logprob, text: self.text.take_certain() }));
-        match () {
+        Ok(match () {
             () if stopped => Some(Finish::Stop),
             () if sent.is_err() || self.is_cancelled() => Some(Finish::Cancelled),
+            () if complete => Some(Finish::Eos),
             () if self.left() == 0 => Some(Finish::Length),
             () => None,
-        }
+        })
     }
 
     /// Tells the caller that it is over.
@@ -214,7 +253,8 @@ fn not_finite() -> Error {
     dreamseed_models::weights::Error::Unsupported(problem.into()).into()
 }
 
-fn log_probability(logits: &[f32], token: u32) -> f32 {
+/// Natural log-probability of `token` under `logits` (vocab).
+pub(crate) fn log_probability(logits: &[f32], token: u32) -> f32 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|l| f64::from(l - max).exp()).sum();
     (f64::from(logits[token as usize] - max) - sum.ln()) as f32

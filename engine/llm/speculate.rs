@@ -152,8 +152,7 @@ impl Drafter {
                 s.draft_cached = end;
             }
             // 2. one guess after the other
-            loop {
-                let Some(token) = sampler.sample(self.workspace.logits()) else { break };
+            while let Some(token) = sampler.sample(self.workspace.logits()) {
                 s.drafts.push(token);
                 guesses += 1;
                 if s.drafts.len() == length || self.core.tokenizer.is_end(token) {

@@ -210,3 +210,139 @@ fn a_caller_that_goes_away_frees_its_place_at_once() {
     assert!(panicked.is_err());
     assert_eq!(raw(&mut Session::new(llm, None).unwrap(), "Hi", &options(3), quiet).unwrap().tokens.len(), 3);
 }
+
+/// Pearson's statistic of `counts` against `n` draws from `p`, over bins of at least five expected draws, and the bins less one.
+fn chi_square(counts: &[usize], p: &[f64], n: usize) -> (f64, usize) {
+    let (mut statistic, mut bins, mut rest) = (0.0, 0, (0.0, 0.0));
+    let mut add = |seen: f64, expected: f64| {
+        statistic += (seen - expected).powi(2) / expected;
+        bins += 1;
+    };
+    for (&count, &p) in counts.iter().zip(p) {
+        let expected = p * n as f64;
+        if expected >= 5.0 {
+            add(count as f64, expected);
+        } else {
+            rest = (rest.0 + count as f64, rest.1 + expected);
+        }
+    }
+    if rest.1 > 0.0 {
+        add(rest.0, rest.1);
+    }
+    (statistic, bins - 1)
+}
+
+#[test]
+fn sampling_with_guesses_follows_the_models_distribution() {
+    const DRAWS: usize = 1500;
+    let Some(plain) = llm(TEMPLATE) else { return };
+    let prompt = "abcabcab"; // so that look-up has guesses
+    let temperature = 0.15; // the model is random: cooler, it prefers some tokens
+    let sampling = Sampling { temperature, top_k: 0, top_p: 1.0, min_p: 0.0, ..Sampling::default() };
+    let softmax = |text: &[u32]| {
+        let mut state = plain.decoder().new_state(64);
+        let logits = plain.decoder().forward(&Pool::new(1), &mut state, text, dreamseed_models::decoder::Logits::Last).unwrap();
+        let weights: Vec<f64> = logits.iter().map(|&l| f64::from(l / temperature).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        weights.into_iter().map(|w| w / sum).collect::<Vec<_>>()
+    };
+    for speculation in [Speculation::LookUp, Speculation::Draft(plain.clone())] {
+        let Some(llm) = llm_with(TEMPLATE, &Settings { speculation, ..Settings::default() }) else { return };
+        let mut session = Session::new(llm.clone(), Some(64)).unwrap();
+        let mut text = Vec::new();
+        let draws: Vec<Vec<u32>> = (0..DRAWS)
+            .map(|seed| {
+                let sampling = Sampling { seed: seed as u64 * 0x1234_5679, ..sampling };
+                let generation = raw(&mut session, prompt, &Options { sampling, ..options(2) }, quiet).unwrap();
+                text = generation.prompt_tokens;
+                generation.tokens
+            })
+            .collect();
+        // 1. the first token; an end mark is one too
+        let end = (0..llm.tokenizer().len() as u32).find(|&t| llm.tokenizer().is_end(t)).unwrap();
+        let count = |tokens: &mut dyn Iterator<Item = u32>| {
+            let mut counts = vec![0; llm.decoder().config().vocab];
+            tokens.for_each(|t| counts[t as usize] += 1);
+            counts
+        };
+        let first = count(&mut draws.iter().map(|d| d.first().copied().unwrap_or(end)));
+        let check = |counts: &[usize], p: &[f64], n: usize, what: &str| {
+            let (statistic, freedom) = chi_square(counts, p, n);
+            // mean and four standard deviations of the chi-square distribution: one in some 10,000 lies beyond
+            let bound = freedom as f64 + 4.0 * (2.0 * freedom as f64).sqrt();
+            assert!(freedom > 0 && statistic < bound, "{what}: {statistic} of {freedom} degrees of freedom");
+        };
+        check(&first, &softmax(&text), DRAWS, "first");
+        // 2. the second, after the likeliest first
+        let likeliest = (0..first.len()).max_by_key(|&t| if t as u32 == end { 0 } else { first[t] }).unwrap() as u32;
+        let after: Vec<&Vec<u32>> = draws.iter().filter(|d| d.first() == Some(&likeliest)).collect();
+        let second = count(&mut after.iter().map(|d| d.get(1).copied().unwrap_or(end)));
+        text.push(likeliest);
+        check(&second, &softmax(&text), after.len(), "second");
+    }
+}
+
+#[test]
+fn a_grammar_is_followed_whatever_guesses_and_company() {
+    let Some(plain) = llm(TEMPLATE) else { return };
+    let free = raw(&mut Session::new(plain.clone(), None).unwrap(), "Hello", &options(24), quiet).unwrap();
+    let held = |llm: &Arc<Llm>, i: usize| {
+        let sampled = if i.is_multiple_of(2) { options(100) } else { Options { max_tokens: 100, ..sampled(i as u64) } };
+        let grammar = match i % 3 {
+            0 => Grammar::Regex("[a-f]{2}(-[0-9]{3}){2}".into()),
+            1 => Grammar::JsonSchema(
+                r#"{"type": "object", "properties": {"a": {"type": "integer", "minimum": 3, "maximum": 99},
+                "b": {"enum": ["x", "yz"]}}, "required": ["a", "b"], "additionalProperties": false}"#
+                    .into(),
+            ),
+            _ => Grammar::Lark("start: \"<\" item{2,4} \">\"\nitem: /[A-Z]/ | start\n".into()),
+        };
+        let options = Options { grammar: Some(grammar), ..sampled };
+        raw(&mut Session::new(llm.clone(), Some(128)).unwrap(), &prompts(9)[i], &options, quiet).unwrap()
+    };
+    let want: Vec<_> = (0..9).map(|i| held(&plain, i)).collect();
+    for (i, text) in want.iter().map(|g| g.text.as_str()).enumerate() {
+        if want[i].finish == Finish::Length {
+            continue; // the third one may nest for ever
+        }
+        assert_eq!(want[i].finish, Finish::Eos, "{text}");
+        match i % 3 {
+            0 => assert!(
+                text.len() == 10 && text[2..].split('-').skip(1).all(|n| n.len() == 3 && n.parse::<u32>().is_ok()),
+                "{text}"
+            ),
+            1 => {
+                let json: serde_json::Value = serde_json::from_str(text).unwrap();
+                assert!((3..=99).contains(&json["a"].as_u64().unwrap()) && ["x", "yz"].contains(&json["b"].as_str().unwrap()));
+            }
+            _ => {
+                assert!(text.matches('<').count() == text.matches('>').count() && text.starts_with('<') && text.ends_with('>'))
+            }
+        }
+    }
+    assert!(want.iter().filter(|g| g.finish == Finish::Eos).count() >= 6);
+    for speculation in [Speculation::Off, Speculation::LookUp, Speculation::Draft(plain.clone())] {
+        // little room: some of them have to begin again
+        let settings = Settings { speculation, cache_tokens: 256, ..Settings::default() };
+        let Some(llm) = llm_with(TEMPLATE, &settings) else { return };
+        let got: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..9)
+                .map(|i| {
+                    scope.spawn({
+                        let (held, llm) = (&held, &llm);
+                        move || held(llm, i)
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        for (got, want) in got.iter().zip(&want) {
+            assert_eq!((&got.text, got.finish), (&want.text, want.finish));
+        }
+    }
+    let again = raw(&mut Session::new(plain.clone(), None).unwrap(), "Hello", &options(24), quiet).unwrap();
+    assert_eq!(again.tokens, free.tokens);
+    let refused = Options { grammar: Some(Grammar::Regex("(".into())), ..options(5) };
+    let refused = raw(&mut Session::new(plain, None).unwrap(), "Hello", &refused, quiet);
+    assert!(matches!(refused, Err(Error::Usage(m)) if m.starts_with("regular expression: ")));
+}

@@ -16,7 +16,7 @@ mod video;
 mod wav;
 
 use crate::{Error, Result};
-use std::{cell::Cell, path::Path, sync::Once};
+use std::path::Path;
 
 pub use frames::open_frames;
 pub use sniff::Kind;
@@ -213,27 +213,11 @@ fn problem(path: &Path, what: impl Into<String>) -> Error {
 /// What is said of a file on which a decoder panicked.
 const DEFECT: &str = "its decoder failed on it";
 
-thread_local! {
-    /// Whether this thread is inside [`guarded`].
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
-}
-
 /// Runs a decoder of another house: if it panics on a hostile file (symphonia does, on a time base of 0), that is an error of
 /// the file, and nothing is printed.
 fn guarded<T, E: From<Error>>(path: &Path, decoder: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let print = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if !GUARDED.get() {
-                print(info);
-            }
-        }));
-    });
-    let outer = GUARDED.replace(true);
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(decoder));
-    GUARDED.set(outer);
-    result.unwrap_or_else(|_| Err(problem(path, format!("{DEFECT}: the file is broken")).into()))
+    dreamseed_models::guard::guarded(decoder)
+        .unwrap_or_else(|| Err(problem(path, format!("{DEFECT}: the file is broken")).into()))
 }
 
 /// The operating system's refusal.

@@ -3,7 +3,11 @@
 //! The programs get a fixed list of containers and the protocols `file` and `pipe` alone: no file can make them open an address
 //! or follow a playlist. Pictures keep their presentation times; sound is aligned to the same start.
 
-use super::{Clip, Frame, Limits, audio, mp4, problem, process::Process, sniff};
+use super::{
+    Clip, Frame, Limits, audio, mp4, problem,
+    process::{Process, allowed},
+    sniff,
+};
 use crate::Result;
 use serde::Deserialize;
 use std::{
@@ -185,7 +189,9 @@ fn probe(path: &Path, count: bool) -> Result<Probe> {
         "json",
     ]);
     command.args(count.then_some("-count_packets"));
-    let mut process = Process::start(command.arg("-i").arg(url(path)), path)?;
+    // A file that is read through takes no longer than one at 10 MB/s.
+    let bytes = std::fs::metadata(path).map_or(0, |m| m.len());
+    let mut process = Process::start(command.arg("-i").arg(url(path)), path, allowed(bytes as f64 / 1e8))?;
     let (mut json, mut piece) = (Vec::new(), Vec::new());
     while process.read(&mut piece)? {
         json.extend_from_slice(&piece);
@@ -235,7 +241,8 @@ fn pictures(path: &Path, limits: &Limits, found: &Probe, video: &Stream) -> Resu
     );
     let mut command = ffmpeg(path);
     command.args(["-map", &format!("0:{}", video.index), "-an", "-sn", "-dn", "-vf", &filter, "-r", &limits.fps.to_string()]);
-    let mut process = Process::start(command.args(["-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"]), path)?;
+    let time = allowed(seconds.unwrap_or(expected as f64 / rate).min(limits.max_seconds));
+    let mut process = Process::start(command.args(["-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"]), path, time)?;
     // 3. the pipe into pictures
     let size = width as usize * height as usize * 3;
     let (mut frames, mut piece, mut rgb): (Vec<Frame>, _, _) = (Vec::new(), Vec::new(), Vec::with_capacity(size));
@@ -283,7 +290,8 @@ fn sound(path: &Path, limits: &Limits, found: &Probe) -> Result<Vec<f32>> {
     let filter = format!("aresample={rate}:async=1:first_pts=0");
     let mut command = ffmpeg(path);
     command.args(["-map", &format!("0:{}", audio.index), "-vn", "-sn", "-dn", "-af", &filter, "-ac", &channels.to_string()]);
-    let mut process = Process::start(command.args(["-f", "f32le", "pipe:1"]), path)?;
+    let time = allowed(found.duration().unwrap_or(limits.max_seconds));
+    let mut process = Process::start(command.args(["-f", "f32le", "pipe:1"]), path, time)?;
     let mut sink = audio::Sink::new(path, limits);
     let (mut piece, mut bytes, mut samples) = (Vec::new(), Vec::new(), Vec::new());
     while process.read(&mut piece)? {

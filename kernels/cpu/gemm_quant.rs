@@ -12,9 +12,11 @@ use crate::simd::Level;
 #[derive(Clone, Copy)]
 pub(crate) struct Quantized {
     k: usize,
-    q: *mut i8,      // (m, k)
-    scale: *mut f32, // (m, k / 32)
-    sum: *mut i32,   // (m, k / 16): sums of q
+    q: *mut i8,       // (m, k)
+    scale: *mut f32,  // (m, k / 32)
+    sum: *mut i32,    // (m, k / 16): sums of q
+    total: *mut f32,  // (m, k / 16): the same times the scale
+    totals: *mut f32, // (m, k / 32): of both halves together
 }
 
 // SAFETY: written row by row by tasks of their own, then only read; who made it keeps the memory.
@@ -28,7 +30,7 @@ const GRAIN: usize = 1 << 15;
 impl Quantized {
     /// Bytes of scratch for m rows of k elements.
     pub(crate) fn bytes(m: usize, k: usize) -> usize {
-        m * k + m * k / 32 * 4 + m * k / 16 * 4
+        m * k + 2 * (m * k / 32 * 4) + 2 * (m * k / 16 * 4)
     }
 
     /// Quantizes x (m, k) into `scratch` (bytes(m, k) bytes, aligned); k is a multiple of 32.
@@ -36,7 +38,8 @@ impl Quantized {
         let q = scratch.cast::<i8>();
         let scale = scratch.wrapping_add(m * k).cast::<f32>();
         let sum = scratch.wrapping_add(m * k + m * k / 32 * 4).cast::<i32>();
-        let this = Self { k, q, scale, sum };
+        let total = sum.wrapping_add(m * k / 16).cast::<f32>();
+        let this = Self { k, q, scale, sum, total, totals: total.wrapping_add(m * k / 16) };
         let rows = (GRAIN / k.max(1)).max(1);
         let from = Shareable::new(x.as_ptr().cast_mut());
         pool.for_each(m.div_ceil(rows), |i| {
@@ -69,6 +72,8 @@ impl Task for QuantizeRows {
                 // Zero, or NaN where an element is not finite: the result then shows it.
                 let taint = S::sum(S::mul(S::add(lo, hi), S::splat(0.0)));
                 let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+                let scale = largest / 127.0 + taint;
+                let mut both = 0;
                 let q = self.to.q.add((first + b) * 32);
                 for (half, v) in [lo, hi].into_iter().enumerate() {
                     S::store_i8(q.add(half * LANES), S::mul(v, S::splat(inverse)));
@@ -76,9 +81,12 @@ impl Task for QuantizeRows {
                     for i in 0..LANES {
                         sum += i32::from(*q.add(half * LANES + i));
                     }
+                    both += sum;
                     *self.to.sum.add((first + b) * 2 + half) = sum;
+                    *self.to.total.add((first + b) * 2 + half) = scale * sum as f32;
                 }
-                *self.to.scale.add(first + b) = largest / 127.0 + taint;
+                *self.to.scale.add(first + b) = scale;
+                *self.to.totals.add(first + b) = scale * both as f32;
             }
         }
     }
@@ -139,7 +147,7 @@ impl<F: Format> Quant<F> {
         self.w.wrapping_add(p * (self.x.k / 32 / F::UNITS) * F::RECORD)
     }
 
-    /// What the integer sums start from: -BIAS times the sum of the activations, and minima take that sum itself.
+    /// The sum of a sub-block's activations, which a bias of the codes multiplies.
     #[inline(always)]
     unsafe fn sum(&self, row: usize, unit: usize, half: usize) -> i32 {
         // SAFETY: the caller vouches for the row and the unit.
@@ -169,7 +177,9 @@ impl<F: Format> Quant<F> {
         unsafe {
             let d = *self.x.scale.add(row * self.x.k / 32 + unit);
             let acc = S::fma(S::to_float(int), S::mul(scale, S::splat(d)), acc);
-            if F::MINS { S::fma(min, S::splat(d * self.sum(row, unit, half) as f32), acc) } else { acc }
+            let at = row * self.x.k / 32 + unit;
+            let total = if F::SUB == 32 { self.x.totals.add(at) } else { self.x.total.add(2 * at + half) };
+            if F::MINS { S::fma(min, S::splat(*total), acc) } else { acc }
         }
     }
 

@@ -6,8 +6,7 @@
 use dreamseed_kernels::{
     AttentionPlan, BlockType, Dense, Epilogue, KV_BLOCK, KvShape, KvStore, KvType, Matrix, Paged, Pool, Span,
 };
-use dreamseed_kernels::{attention_dense, attention_paged, linear, simd};
-use std::hint::black_box;
+use dreamseed_kernels::{attention_dense, attention_paged, cpu::peak, linear, simd};
 use std::time::Instant;
 
 fn noise(len: usize) -> Vec<f32> {
@@ -33,35 +32,17 @@ fn best(mut f: impl FnMut()) -> f64 {
     times[times.len() / 10]
 }
 
-/// GB/s of reading 512 MiB by all threads, a few MiB at a time.
-fn bandwidth(pool: &Pool) -> f64 {
-    let data = vec![1u64; 64 << 20];
-    let mut parts = data.chunks_exact(1 << 18).cycle();
-    let seconds = best(|| {
-        let part = parts.next().unwrap();
-        pool.for_each(32, |i| {
-            let mut sums = [0u64; 32];
-            for c in part[i * (part.len() / 32)..][..part.len() / 32].chunks_exact(32) {
-                for (s, v) in sums.iter_mut().zip(c) {
-                    *s = s.wrapping_add(*v);
-                }
-            }
-            black_box(sums);
-        })
-    });
-    (8 << 18) as f64 / seconds / 1e9
-}
-
 fn main() {
     let threads = std::env::args().nth(1).and_then(|a| a.parse().ok()).unwrap_or_else(Pool::default_threads);
     let pool = Pool::new(threads);
     println!("level {:?}, {threads} threads", simd::level());
     let empty = best(|| (0..1000).for_each(|_| pool.for_each(threads, |_| {})));
     println!("an empty region takes {:.2} us", empty * 1e3);
-    let limit = bandwidth(&pool);
+    let limit = peak::Reader::new(&pool).gb_s(&pool, 10);
     println!("read bandwidth {limit:.1} GB/s");
-    let peak = dreamseed_kernels::cpu::peak::f32_gflops(&pool);
-    println!("f32 peak {peak:.0} GFLOPS");
+    let peak = peak::f32_gflops(&pool);
+    let integer = peak::int8_gops(&pool);
+    println!("f32 peak {peak:.0} GFLOPS, int8 peak {integer:.0} GOPS");
 
     println!("\nf32/f16 GEMM       m     n     k   GFLOPS  of peak");
     let shapes = [
@@ -104,13 +85,14 @@ fn main() {
         }
     }
 
-    println!("\nint8 GEMM          m     n     k     GOPS");
+    println!("\nint8 GEMM          m     n     k     GOPS  of peak");
     for kind in QUANTIZED {
         for (m, n, k) in [(8, 1536, 512), (64, 1536, 512), (512, 1536, 512), (512, 512, 1536)] {
             let w = arbitrary(&pool, kind, n, k, 0);
             let (x, mut out) = (noise(m * k), vec![0.0; m * n]);
             let seconds = best(|| linear(&pool, &x, &w, &mut out, Epilogue::default()));
-            println!("{:<14?} {m:>5} {n:>5} {k:>5} {:>8.0}", kind, 2.0 * (m * n * k) as f64 / seconds / 1e9);
+            let rate = 2.0 * (m * n * k) as f64 / seconds / 1e9;
+            println!("{:<14?} {m:>5} {n:>5} {k:>5} {rate:>8.0} {:>7.0}%", kind, 100.0 * rate / integer);
         }
     }
     attention(&pool);

@@ -1,56 +1,120 @@
 //! What distinguishes one family of decoders from another: fields, read from GGUF metadata or a config.json.
 
-use dreamseed_kernels::{Activation, RopeKind};
-use serde::Deserialize;
+mod gguf;
+mod json;
+
+use dreamseed_kernels::Activation;
 
 use crate::{
-    layers::rope::{Rope, Scaling},
-    weights::{Error, Result, gguf::Gguf},
+    layers::rope::Rope,
+    weights::{Error, Result},
 };
 
 /// A family of decoders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// Llama 1 to 3, SmolLM, Mistral, Yi and all that are converted as "llama".
+    /// Llama 1 to 3, SmolLM, Yi and all that are converted as "llama" (Mistral among them).
     Llama,
+    /// Mistral: llama whose layers may see a window only.
+    Mistral,
     /// Qwen 1.5, 2 and 2.5: biases on query, key and value.
     Qwen2,
     /// Qwen 3: norms on the heads of query and key.
     Qwen3,
+    /// Qwen 3 with a mixture of experts for its feed-forward network.
+    Qwen3Moe,
     /// Gemma 3: head norms, norms after each block, local layers with a sliding window.
     Gemma3,
+    /// Phi 3 and 4: joined projections, LongRoPE.
+    Phi3,
 }
 
 impl Family {
     /// The families by their names in `general.architecture` and `model_type`.
-    pub const NAMES: [(&'static str, Self); 6] = [
+    pub const NAMES: [(&'static str, Self); 9] = [
         ("llama", Self::Llama),
-        ("mistral", Self::Llama),
+        ("mistral", Self::Mistral),
         ("qwen2", Self::Qwen2),
         ("qwen3", Self::Qwen3),
+        ("qwen3moe", Self::Qwen3Moe),
+        ("qwen3_moe", Self::Qwen3Moe),
         ("gemma3", Self::Gemma3),
         ("gemma3_text", Self::Gemma3),
+        ("phi3", Self::Phi3),
     ];
 
     fn named(name: &str) -> Result<Self> {
         let found = Self::NAMES.iter().find(|(n, _)| *n == name);
         found.map(|f| f.1).ok_or_else(|| {
-            Error::Unsupported(format!(
-                "the model's architecture is \"{name}\"; this version runs llama, qwen2, qwen3 and gemma3"
-            ))
+            let runs = "llama, mistral, qwen2, qwen3, qwen3moe, gemma3 and phi3";
+            Error::Unsupported(format!("the model's architecture is \"{name}\"; this version runs {runs}"))
         })
+    }
+
+    /// Whether each head of query and key has a norm.
+    pub(super) fn has_head_norms(self) -> bool {
+        matches!(self, Self::Qwen3 | Self::Qwen3Moe | Self::Gemma3)
     }
 }
 
-/// Layers that see only the last positions, with a rotation of their own (Gemma 3).
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Layers that see only the last positions.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Local {
     /// How many positions they see, their own among them.
     pub window: usize,
-    /// Every how many-th layer is global: layer `i` is local unless `(i + 1) % pattern == 0`.
-    pub pattern: usize,
-    /// Base of their rotation; no scaling applies.
-    pub rope_base: f64,
+    /// Which layers.
+    pub layers: Layers,
+    /// A rotation of their own (Gemma 3); `None`: that of the other layers.
+    pub rope: Option<Rope>,
+}
+
+/// Some of a decoder's layers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Layers {
+    /// All.
+    All,
+    /// All but every n-th: not layer `i` where `(i + 1) % n == 0`.
+    AllBut(usize),
+    /// From the n-th on.
+    From(usize),
+    /// Those with `true`.
+    Listed(Vec<bool>), // (layers)
+}
+
+impl Layers {
+    /// Whether a layer is among them.
+    pub fn contains(&self, layer: usize) -> bool {
+        match self {
+            Self::All => true,
+            Self::AllBut(n) => !(layer + 1).is_multiple_of(*n),
+            Self::From(n) => layer >= *n,
+            Self::Listed(list) => list.get(layer) == Some(&true),
+        }
+    }
+}
+
+/// A mixture of experts in place of the feed-forward network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Experts {
+    /// How many there are.
+    pub count: usize,
+    /// How many each token goes to.
+    pub used: usize,
+    /// Width of each.
+    pub hidden: usize,
+    /// Whether the weights of the chosen ones are divided by their sum.
+    pub renormalise: bool,
+    /// Every how many-th layer has them: layer `i` where `(i + 1) % step == 0`.
+    pub step: usize,
+    /// Layers that have none all the same.
+    pub dense: Vec<usize>,
+}
+
+impl Experts {
+    /// Whether a layer has experts.
+    pub fn on(&self, layer: usize) -> bool {
+        (layer + 1).is_multiple_of(self.step) && !self.dense.contains(&layer)
+    }
 }
 
 /// The shape and kind of a decoder.
@@ -62,7 +126,7 @@ pub struct Config {
     pub vocab: usize,
     /// Width of the residual stream.
     pub dim: usize,
-    /// Width of the feed-forward network.
+    /// Width of the feed-forward network; of one expert where all layers have experts.
     pub hidden: usize,
     /// Number of layers.
     pub layers: usize,
@@ -76,7 +140,7 @@ pub struct Config {
     pub context: usize,
     /// Added to the mean square in each RMS norm.
     pub eps: f32,
-    /// Rotary embedding of the global layers.
+    /// Rotary embedding.
     pub rope: Rope,
     /// Which layers are local; `None`: none.
     pub local: Option<Local>,
@@ -86,6 +150,8 @@ pub struct Config {
     pub embedding_scale: f32,
     /// Gate of the feed-forward network.
     pub activation: Activation,
+    /// Experts, where it has any.
+    pub experts: Option<Experts>,
     /// Whether the embeddings are the output matrix too.
     pub tied: bool,
     /// Logits become `c tanh(logit / c)`.
@@ -94,10 +160,20 @@ pub struct Config {
     pub norm_offset: f32,
 }
 
+/// Most experts a model may have: above any model's, and few enough for the buffers that grow with them.
+const MAX_EXPERTS: usize = 1024;
+/// Largest of all other sizes: above any model's, below what could overflow when two are multiplied.
+const MAX_SIZE: usize = 1 << 30;
+
 impl Config {
-    /// Whether a layer is local.
+    /// What a layer is limited to, where it is local.
     pub fn local(&self, layer: usize) -> Option<&Local> {
-        self.local.as_ref().filter(|l| !(layer + 1).is_multiple_of(l.pattern))
+        self.local.as_ref().filter(|l| l.layers.contains(layer))
+    }
+
+    /// The experts of a layer, where it has any.
+    pub fn experts(&self, layer: usize) -> Option<&Experts> {
+        self.experts.as_ref().filter(|e| e.on(layer))
     }
 
     /// Width of all keys (or values) of one position.
@@ -105,262 +181,63 @@ impl Config {
         self.kv_heads * self.head_dim
     }
 
-    /// From GGUF metadata. Tensors give what the metadata leave out (size of the vocabulary).
-    ///
-    /// # Errors
-    /// [`Error::Field`] for missing or impossible values, [`Error::Unsupported`] for families and kinds this version does not run.
-    pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
-        let arch = gguf.str("general.architecture")?.ok_or_else(|| gguf.field_error("general.architecture", "is missing"))?;
-        let family = Family::named(arch)?;
-        let keys = Keys { gguf, arch };
-        if keys.usize("expert_count")?.unwrap_or(0) > 0 {
-            return Err(Error::Unsupported("a mixture of experts; this version runs dense models".into()));
-        }
-        let dim = keys.needed("embedding_length")?;
-        let heads = keys.needed("attention.head_count")?;
-        let head_dim = match keys.usize("attention.key_length")? {
-            Some(n) => n,
-            None if dim.is_multiple_of(heads) => dim / heads,
-            None => return Err(keys.error("attention.head_count", format!("{heads} heads do not divide a width of {dim}"))),
-        };
-        if keys.usize("attention.value_length")?.is_some_and(|v| v != head_dim) {
-            return Err(
-                keys.error("attention.value_length", format!("differs from the key length {head_dim}; this version needs one"))
-            );
-        }
-        let layers = keys.needed("block_count")?;
-        let vocab = match gguf.tensor("token_embd.weight") {
-            Some(info) if info.dims.len() == 2 => usize::try_from(info.dims[1]).unwrap_or(usize::MAX),
-            _ => return Err(Error::Tensor { name: "token_embd.weight".into(), problem: "a matrix is needed".into() }),
-        };
-        let gemma = family == Family::Gemma3;
-        let config = Self {
-            family,
-            vocab,
-            dim,
-            hidden: keys.needed("feed_forward_length")?,
-            layers,
-            heads,
-            kv_heads: keys.usize("attention.head_count_kv")?.unwrap_or(heads),
-            head_dim,
-            context: keys.needed("context_length")?,
-            eps: keys.f64("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-6) as f32,
-            rope: Rope {
-                kind: if family == Family::Llama { RopeKind::Interleaved } else { RopeKind::HalfSplit },
-                dims: keys.usize("rope.dimension_count")?.unwrap_or(head_dim),
-                base: keys.f64("rope.freq_base")?.unwrap_or(10_000.0),
-                scaling: keys.scaling()?,
-            },
-            local: gemma_local(family, keys.usize("attention.sliding_window")?, keys.f64("rope.freq_base_swa")?, 6),
-            // Gemma 3 27B (62 layers) scales by the width over the heads, all others by the width of a head.
-            attention_scale: if gemma && layers == 62 { (dim / heads) as f32 } else { head_dim as f32 }.sqrt().recip(),
-            embedding_scale: if gemma { (dim as f32).sqrt() } else { 1.0 },
-            activation: if gemma { Activation::GeluTanh } else { Activation::Silu },
-            tied: gguf.tensor("output.weight").is_none(),
-            logit_softcap: keys.f64("final_logit_softcapping")?.map(|c| c as f32),
-            norm_offset: 0.0,
-        };
-        config.check(|problem| keys.error("attention.head_count", problem))?;
-        Ok(config)
-    }
-
-    /// From the config.json of HF transformers.
-    ///
-    /// # Errors
-    /// [`Error::Field`] for missing or impossible values, [`Error::Unsupported`] for families and kinds this version does not run.
-    pub fn from_json(text: &[u8]) -> Result<Self> {
-        let error = |field: &str, offset, problem| Error::Field { format: "config.json", field: field.into(), offset, problem };
-        let json: Json = serde_json::from_slice(text).map_err(|e| error("model", e.column() as u64, e.to_string()))?;
-        let family = Family::named(&json.model_type)?;
-        let gemma = family == Family::Gemma3;
-        let expected = if gemma { "gelu_pytorch_tanh" } else { "silu" };
-        let activation = json.hidden_activation.or(json.hidden_act).unwrap_or_else(|| expected.into());
-        if activation != expected {
-            return Err(Error::Unsupported(format!(
-                "the activation \"{activation}\"; {} uses \"{expected}\"",
-                json.model_type
-            )));
-        }
-        let heads = json.num_attention_heads.max(1);
-        let head_dim = json.head_dim.unwrap_or(json.hidden_size / heads);
-        let parameters = json.rope_parameters.or(json.rope_scaling);
-        let base = json.rope_theta.or(parameters.as_ref().and_then(|p| p.rope_theta));
-        let base = base.unwrap_or(if gemma { 1e6 } else { 1e4 });
-        let scalar = json.query_pre_attn_scalar.unwrap_or(head_dim as f64);
-        let config = Self {
-            family,
-            vocab: json.vocab_size,
-            dim: json.hidden_size,
-            hidden: json.intermediate_size,
-            layers: json.num_hidden_layers,
-            heads,
-            kv_heads: json.num_key_value_heads.unwrap_or(heads),
-            head_dim,
-            context: json.max_position_embeddings,
-            eps: json.rms_norm_eps as f32,
-            rope: Rope {
-                kind: RopeKind::HalfSplit,
-                dims: head_dim,
-                base,
-                scaling: parameters.map_or(Ok(Scaling::None), RopeJson::scaling)?,
-            },
-            local: gemma_local(
-                family,
-                json.sliding_window,
-                json.rope_local_base_freq,
-                json.sliding_window_pattern.unwrap_or(6),
-            ),
-            attention_scale: scalar.sqrt().recip() as f32,
-            embedding_scale: if gemma { (json.hidden_size as f32).sqrt() } else { 1.0 },
-            activation: if gemma { Activation::GeluTanh } else { Activation::Silu },
-            tied: json.tie_word_embeddings.unwrap_or(gemma),
-            logit_softcap: json.final_logit_softcapping,
-            norm_offset: if gemma { 1.0 } else { 0.0 },
-        };
-        config.check(|problem| error("num_attention_heads", 0, problem))?;
-        Ok(config)
-    }
-
-    fn check(&self, error: impl Fn(String) -> Error) -> Result<()> {
+    /// What is wrong with the numbers, if anything: a field (by its GGUF name) and a sentence.
+    fn problem(&self) -> Option<(&'static str, String)> {
         let sizes = [self.vocab, self.dim, self.hidden, self.layers, self.heads, self.kv_heads, self.head_dim, self.context];
-        let problem = if sizes.contains(&0) || sizes.iter().any(|&n| n > 1 << 30) {
-            "a size of 0 or above 2^30: vocabulary, width, feed-forward width, layers, heads, key heads, head width, context are "
-                .to_owned()
-                + &format!("{sizes:?}")
-        } else if !self.heads.is_multiple_of(self.kv_heads) {
-            format!("{} query heads are no multiple of {} key heads", self.heads, self.kv_heads)
-        } else if self.rope.dims > self.head_dim || !self.rope.dims.is_multiple_of(2) || self.rope.dims == 0 {
-            format!(
-                "rotary embedding of {} of {} dimensions; an even number up to all is allowed",
-                self.rope.dims, self.head_dim
-            )
-        } else if !(self.eps >= 0.0 && self.eps < 1.0 && self.rope.base > 0.0 && self.attention_scale.is_finite()) {
-            format!("epsilon {}, rotary base {}, attention scale {}", self.eps, self.rope.base, self.attention_scale)
-        } else if self.local.is_some_and(|l| l.window == 0 || l.pattern == 0 || l.rope_base <= 0.0) {
-            format!("local layers {:?}: all must be positive", self.local)
+        if sizes.contains(&0) || sizes.iter().any(|&n| n > MAX_SIZE) {
+            let names = "vocabulary, width, feed-forward width, layers, heads, key heads, head width, context";
+            return Some(("block_count", format!("a size of 0 or above 2^30: {names} are {sizes:?}")));
+        }
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            let problem = format!("{} query heads are no multiple of {} key heads", self.heads, self.kv_heads);
+            return Some(("attention.head_count", problem));
+        }
+        let ropes = [Some(&self.rope), self.local.as_ref().and_then(|l| l.rope.as_ref())];
+        for rope in ropes.into_iter().flatten() {
+            if rope.dims > self.head_dim || !rope.dims.is_multiple_of(2) || rope.dims == 0 {
+                let problem =
+                    format!("{} of {} dimensions turn; an even number up to all is allowed", rope.dims, self.head_dim);
+                return Some(("rope.dimension_count", problem));
+            }
+            if let Some(problem) = rope.problem() {
+                return Some(("rope.scaling", problem));
+            }
+        }
+        let scales = [self.attention_scale, self.embedding_scale, self.logit_softcap.unwrap_or(1.0)];
+        if !(self.eps >= 0.0 && self.eps < 1.0) || scales.iter().any(|s| !(s.is_finite() && *s > 0.0)) {
+            let problem = format!("{} of 0 to 1, scales of attention, embeddings and logits {scales:?}: positive", self.eps);
+            return Some(("attention.layer_norm_rms_epsilon", problem));
+        }
+        self.local_problem().or_else(|| self.experts_problem())
+    }
+
+    fn local_problem(&self) -> Option<(&'static str, String)> {
+        let local = self.local.as_ref()?;
+        if local.window == 0 {
+            return Some(("attention.sliding_window", "a window of 0 positions; at least 1 is needed".into()));
+        }
+        let pattern = "attention.sliding_window_pattern";
+        match &local.layers {
+            Layers::AllBut(0) => Some((pattern, "every 0th layer; at least 1 is needed".into())),
+            Layers::Listed(list) if list.len() != self.layers => {
+                Some((pattern, format!("tells {} layers of {}; one entry a layer is needed", list.len(), self.layers)))
+            }
+            _ => None,
+        }
+    }
+
+    fn experts_problem(&self) -> Option<(&'static str, String)> {
+        let Experts { count, used, hidden, step, .. } = *self.experts.as_ref()?;
+        if !(1..=MAX_EXPERTS).contains(&count) {
+            Some(("expert_count", format!("{count} experts; 1 to {MAX_EXPERTS} are allowed")))
+        } else if !(1..=count).contains(&used) {
+            Some(("expert_used_count", format!("{used} of {count} experts for each token; 1 to all are allowed")))
+        } else if !(1..=MAX_SIZE).contains(&hidden) || step == 0 {
+            let problem =
+                format!("experts of width {hidden} in every {step}-th layer; both must be positive, the width at most 2^30");
+            Some(("expert_feed_forward_length", problem))
         } else {
-            return Ok(());
-        };
-        Err(error(problem))
-    }
-}
-
-/// Other families name a window too (Mistral, Qwen 2), but their converted weights are run without one, as llama.cpp does.
-fn gemma_local(family: Family, window: Option<usize>, rope_base: Option<f64>, pattern: usize) -> Option<Local> {
-    let window = window.filter(|_| family == Family::Gemma3)?;
-    Some(Local { window, pattern, rope_base: rope_base.unwrap_or(10_000.0) })
-}
-
-/// Metadata under the architecture's name.
-struct Keys<'a> {
-    gguf: &'a Gguf,
-    arch: &'a str,
-}
-
-impl Keys<'_> {
-    fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.arch)
-    }
-
-    fn error(&self, name: &str, problem: impl Into<String>) -> Error {
-        self.gguf.field_error(&self.key(name), problem)
-    }
-
-    fn usize(&self, name: &str) -> Result<Option<usize>> {
-        let value = self.gguf.u64(&self.key(name))?;
-        value.map(|v| usize::try_from(v).map_err(|_| self.error(name, format!("{v} is too large")))).transpose()
-    }
-
-    fn needed(&self, name: &str) -> Result<usize> {
-        match self.usize(name)? {
-            Some(v) if v > 0 => Ok(v),
-            Some(_) => Err(self.error(name, "is 0")),
-            None => Err(self.error(name, "is missing")),
-        }
-    }
-
-    fn f64(&self, name: &str) -> Result<Option<f64>> {
-        self.gguf.f64(&self.key(name))
-    }
-
-    fn scaling(&self) -> Result<Scaling> {
-        let factor = self.f64("rope.scaling.factor")?.or(self.f64("rope.scale_linear")?).unwrap_or(1.0);
-        if factor <= 0.0 {
-            return Err(self.error("rope.scaling.factor", format!("{factor}; a positive number is needed")));
-        }
-        match self.gguf.str(&self.key("rope.scaling.type"))? {
-            Some("none") => Ok(Scaling::None),
-            None | Some("linear") if factor == 1.0 => Ok(Scaling::None),
-            None | Some("linear") => Ok(Scaling::Linear { factor }),
-            Some("yarn") => {
-                let original = self.usize("rope.scaling.original_context_length")?.unwrap_or(self.needed("context_length")?);
-                Ok(Scaling::Yarn { factor, original })
-            }
-            Some(other) => Err(Error::Unsupported(format!("rope.scaling.type \"{other}\"; none, linear and yarn are known"))),
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct Json {
-    model_type: String,
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
-    head_dim: Option<usize>,
-    max_position_embeddings: usize,
-    rms_norm_eps: f64,
-    hidden_act: Option<String>,
-    hidden_activation: Option<String>,
-    rope_theta: Option<f64>,
-    rope_local_base_freq: Option<f64>,
-    rope_parameters: Option<RopeJson>,
-    rope_scaling: Option<RopeJson>,
-    sliding_window: Option<usize>,
-    sliding_window_pattern: Option<usize>,
-    query_pre_attn_scalar: Option<f64>,
-    final_logit_softcapping: Option<f32>,
-    tie_word_embeddings: Option<bool>,
-}
-
-#[derive(Deserialize)]
-struct RopeJson {
-    #[serde(alias = "type")]
-    rope_type: Option<String>,
-    rope_theta: Option<f64>,
-    factor: Option<f64>,
-    low_freq_factor: Option<f64>,
-    high_freq_factor: Option<f64>,
-    original_max_position_embeddings: Option<usize>,
-}
-
-impl RopeJson {
-    fn scaling(self) -> Result<Scaling> {
-        let missing = |field: &str| Error::Field {
-            format: "config.json",
-            field: format!("rope_scaling.{field}"),
-            offset: 0,
-            problem: "is missing or not positive".into(),
-        };
-        let factor = self.factor.filter(|f| *f > 0.0).ok_or_else(|| missing("factor"));
-        let original = self.original_max_position_embeddings.filter(|n| *n > 0);
-        let original = original.ok_or_else(|| missing("original_max_position_embeddings"));
-        match self.rope_type.as_deref() {
-            None | Some("default") => Ok(Scaling::None),
-            Some("linear") => Ok(Scaling::Linear { factor: factor? }),
-            Some("yarn") => Ok(Scaling::Yarn { factor: factor?, original: original? }),
-            Some("llama3") => Ok(Scaling::Llama3 {
-                factor: factor?,
-                low: self.low_freq_factor.filter(|f| *f > 0.0).ok_or_else(|| missing("low_freq_factor"))?,
-                high: self.high_freq_factor.filter(|f| *f > 0.0).ok_or_else(|| missing("high_freq_factor"))?,
-                original: original?,
-            }),
-            Some(other) => {
-                Err(Error::Unsupported(format!("rope scaling \"{other}\"; default, linear, yarn and llama3 are known")))
-            }
+            None
         }
     }
 }

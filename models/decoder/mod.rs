@@ -6,22 +6,26 @@
 //! what runs beside it. [`State`] is a store and a workspace for one sequence alone.
 
 mod config;
+mod experts;
+mod files;
 mod state;
 mod weights;
 
 use std::path::Path;
 
 use dreamseed_kernels::{
-    Epilogue, KvStore, KvType, Matrix, Paged, Pool, Product, Span, add_in_place, attention_paged, cpu::math::gated, linear,
-    linear_many, rms_norm, rms_norm_in_place, rope, simd,
+    Epilogue, KvStore, KvType, Matrix, Paged, Pool, Product, Span, add_in_place, attention_paged, linear, linear_many,
+    rms_norm, rms_norm_in_place, rope,
 };
 
 use crate::{
-    layers::rope::{Frequencies, Rope, Scaling},
+    layers::rope::Rotation,
     weights::{Result as WeightsResult, gguf::Gguf},
 };
+use experts::FeedForward;
+use files::Files;
 
-pub use config::{Config, Family, Local};
+pub use config::{Config, Experts, Family, Layers, Local};
 pub use state::{State, Workspace};
 pub use weights::Weights;
 
@@ -108,8 +112,8 @@ impl<'a> Slice<'a> {
 pub struct Decoder {
     config: Config,
     weights: Weights,
-    global: Frequencies,
-    local: Frequencies,
+    global: Rotation,
+    local: Rotation,
 }
 
 impl Decoder {
@@ -124,7 +128,7 @@ impl Decoder {
         let json = path.join("config.json");
         let text = crate::weights::read_whole(&json, crate::weights::TEXT)
             .map_err(|source| crate::weights::Error::Io { path: json, source })?;
-        Self::new(Config::from_json(&text)?, &weights::Files::hf(path)?, pool)
+        Self::new(Config::from_json(&text)?, &Files::hf(path)?, pool)
     }
 
     /// From an open GGUF file.
@@ -132,14 +136,13 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::open`].
     pub fn from_gguf(gguf: &Gguf, pool: &Pool) -> WeightsResult<Self> {
-        Self::new(Config::from_gguf(gguf)?, &weights::Files::Gguf(gguf), pool)
+        Self::new(Config::from_gguf(gguf)?, &Files::Gguf(gguf), pool)
     }
 
-    fn new(config: Config, files: &weights::Files, pool: &Pool) -> WeightsResult<Self> {
+    fn new(config: Config, files: &Files, pool: &Pool) -> WeightsResult<Self> {
         let weights = Weights::load(files, &config, pool)?;
-        let global = config.rope.frequencies(&weights.rope_factors);
-        let local_base = config.local.map_or(config.rope.base, |l| l.rope_base);
-        let local = Rope { base: local_base, scaling: Scaling::None, ..config.rope }.frequencies(&[]);
+        let local = config.local.as_ref().and_then(|l| l.rope.as_ref()).unwrap_or(&config.rope).rotation();
+        let global = config.rope.rotation();
         Ok(Self { config, weights, global, local })
     }
 
@@ -163,9 +166,9 @@ impl Decoder {
         State::new(&self.config, context, kind)
     }
 
-    /// Buffers for passes of up to `rows` tokens.
+    /// Buffers for passes of up to `rows` tokens, of sequences as long as the model was trained for.
     pub fn workspace(&self, rows: usize) -> Workspace {
-        Workspace::new(&self.config, rows)
+        Workspace::new(&self.config, rows, self.config.context)
     }
 
     /// Appends `tokens` to the sequence and gives the logits after the last one, or after each.
@@ -239,9 +242,9 @@ impl Decoder {
             }
         }
         let positions = || slices.iter().flat_map(|s| s.past..s.past + s.tokens.len());
-        self.global.fill(positions(), &mut workspace.global);
+        self.global.within(workspace.longest).fill(positions(), &mut workspace.global);
         if self.config.local.is_some() {
-            self.local.fill(positions(), &mut workspace.local);
+            self.local.within(workspace.longest).fill(positions(), &mut workspace.local);
         }
         let n = slices.iter().map(|s| s.tokens.len()).sum();
         for layer in 0..self.config.layers {
@@ -317,21 +320,18 @@ impl Decoder {
         let w = &self.weights.layers[layer];
         let ws = workspace;
         let (x, h) = (&mut ws.x[..n * dim], &mut ws.h[..n * dim]);
-        let (gate, up) = (&mut ws.gate[..n * hidden], &mut ws.up[..n * hidden]);
-        // 6. norm, then gate and up
+        // 6. norm
         rms_norm(pool, x, &w.ffn_norm, eps, h);
-        let mut products = [(&w.w_gate, &mut *gate), (&w.w_up, &mut *up)].map(|(weights, out)| Product {
-            weights,
-            out,
-            epilogue: Epilogue::default(),
-        });
-        linear_many(pool, h, &mut products);
-        // 7. gate, then down, onto the residual stream
-        let level = simd::level();
-        pool.for_each_chunk(gate, hidden, |row, gate| {
-            gated(level, activation, gate, &up[row * hidden..(row + 1) * hidden]);
-        });
-        add_product(pool, gate, (&w.w_down, None), &w.post_ffn_norm, eps, (h, x));
+        match &w.feed_forward {
+            // 7. gate and up, then down, onto the residual stream
+            FeedForward::Dense(mlp) => {
+                let (gate, up) = (&mut ws.gate[..n * hidden], &mut ws.up[..n * hidden]);
+                mlp.gate(pool, activation, h, gate, up);
+                add_product(pool, gate, (&mlp.down, mlp.biases.down.as_deref()), &w.post_ffn_norm, eps, (h, x));
+            }
+            // No family has a norm after its experts.
+            FeedForward::Mixture(mixture) => mixture.run(pool, activation, h, x, &mut ws.experts),
+        }
     }
 
     /// Appends the logits of the given rows of the residual stream.

@@ -2,12 +2,13 @@
 
 use dreamseed_kernels::{AttentionPlan, KV_BLOCK, KvShape, KvStore, KvType};
 
-use super::{CHUNK, Config, Logits, Slice};
+use super::{CHUNK, Config, Logits, Slice, experts::Scratch};
 use crate::layers::rope::Table;
 
 /// The buffers of a pass over up to [`Workspace::rows`] tokens, allocated once. Made by [`super::Decoder::workspace`].
 pub struct Workspace {
     rows: usize,
+    pub(super) longest: usize, // positions that its sequences can have: some rotations depend on it
     pub(super) plan: AttentionPlan,
     pub(super) x: Vec<f32>,           // (rows, dim) residual stream
     pub(super) h: Vec<f32>,           // (rows, dim) normed
@@ -17,6 +18,7 @@ pub struct Workspace {
     pub(super) attended: Vec<f32>,    // (rows, heads, head_dim)
     pub(super) gate: Vec<f32>,        // (rows, hidden)
     pub(super) up: Vec<f32>,          // (rows, hidden)
+    pub(super) experts: Scratch,      // of mixtures of experts
     pub(super) logits: Vec<f32>,      // (rows wanted, vocab)
     pub(super) positions: Vec<usize>, // (rows) 0, 1, 2, ...: rows of the tables
     pub(super) global: Table,         // rotation of the pass's positions
@@ -24,10 +26,11 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    pub(super) fn new(config: &Config, rows: usize) -> Self {
+    pub(super) fn new(config: &Config, rows: usize, longest: usize) -> Self {
         let (q_dim, kv_dim) = (config.heads * config.head_dim, config.kv_dim());
         Self {
             rows,
+            longest,
             plan: AttentionPlan::default(),
             x: vec![0.0; rows * config.dim],
             h: vec![0.0; rows * config.dim],
@@ -37,6 +40,7 @@ impl Workspace {
             attended: vec![0.0; rows * q_dim],
             gate: vec![0.0; rows * config.hidden],
             up: vec![0.0; rows * config.hidden],
+            experts: Scratch::new(config, rows),
             logits: Vec::with_capacity(config.vocab),
             positions: (0..rows).collect(),
             global: Table::default(),
@@ -78,7 +82,7 @@ impl State {
             len: 0,
             store: KvStore::new(config.kv_shape(kind)),
             table: Vec::new(),
-            workspace: Workspace::new(config, context.clamp(1, CHUNK)),
+            workspace: Workspace::new(config, context.clamp(1, CHUNK), context),
         }
     }
 

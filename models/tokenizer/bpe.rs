@@ -37,6 +37,8 @@ const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
 /// The families, by the patterns of the models' own tokenizer.json (and llama.cpp's table of names).
 const FAMILIES: &[Family] = &[
     Family {
@@ -76,13 +78,14 @@ const FAMILIES: &[Family] = &[
         whole_words: false,
         adds_bos: false,
     },
+    Family { names: &["gpt-4o", "llama4", "kanana2"], patterns: &[GPT4O], whole_words: false, adds_bos: false },
     Family { names: &["tekken"], patterns: &[TEKKEN], whole_words: true, adds_bos: true },
 ];
 
 /// The names of pre-tokenizers that this version knows.
 pub const PRE_TOKENIZERS: &str = "default, gpt-2, phi-2, mpt, olmo, roberta-bpe, jina-*, smollm, starcoder, refact, command-r, \
      codeshell, exaone, minerva-7b, llama3, llama-v3, llama-bpe, falcon3, dbrx, smaug-bpe, qwen2, deepseek-r1-qwen, stablelm2, \
-     megrez, tekken";
+     megrez, gpt-4o, llama4, kanana2, tekken";
 
 fn family(pre: &str) -> Option<&'static Family> {
     FAMILIES.iter().find(|f| f.names.contains(&pre))

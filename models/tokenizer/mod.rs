@@ -5,6 +5,7 @@
 
 mod bpe;
 mod detokenizer;
+pub(crate) mod hub;
 mod spm;
 
 use std::{collections::HashMap, path::Path};
@@ -56,35 +57,56 @@ pub struct Tokenizer {
     end_of_generation: Vec<u32>,
 }
 
+/// A token with a name.
+#[derive(Clone, Copy)]
+struct Name {
+    id: u32,
+    always: bool, // found in plain text too
+    strips: bool, // white space after it goes
+}
+
 /// Tokens that are found in a text by their name before the model sees it.
 #[derive(Default)]
 struct Named {
-    ids: HashMap<Box<str>, (u32, bool)>, // id, and whether it is found in plain text too
-    lengths: Vec<Vec<usize>>,            // (256) by first byte: lengths of names, longest first
+    ids: HashMap<Box<str>, Name>,
+    lengths: Vec<Vec<usize>>, // (256) by first byte: lengths of names, longest first
 }
 
+/// Longest name, in bytes, of a token that is found in a text: those in use have some 30.
+const MAX_NAME: usize = 256;
+
 impl Named {
-    fn new(names: impl Iterator<Item = (String, u32, bool)>) -> Self {
+    fn new(names: impl Iterator<Item = (String, Name)>) -> std::result::Result<Self, String> {
         let mut named = Self { ids: HashMap::new(), lengths: vec![Vec::new(); 256] };
-        for (name, id, always) in names.filter(|n| !n.0.is_empty()) {
-            let lengths = &mut named.lengths[usize::from(name.as_bytes()[0])];
-            if !lengths.contains(&name.len()) {
-                lengths.push(name.len());
+        for (text, name) in names.filter(|n| !n.0.is_empty()) {
+            if text.len() > MAX_NAME {
+                let (id, len) = (name.id, text.len());
+                return Err(format!("token {id} has a name of {len} bytes; control tokens have at most {MAX_NAME}"));
             }
-            named.ids.insert(name.into(), (id, always));
+            let lengths = &mut named.lengths[usize::from(text.as_bytes()[0])];
+            if !lengths.contains(&text.len()) {
+                lengths.push(text.len());
+            }
+            named.ids.insert(text.into(), name);
         }
         named.lengths.iter_mut().for_each(|l| l.sort_unstable_by(|a, b| b.cmp(a)));
-        named
+        Ok(named)
     }
 
-    /// The first name in `text` at or after byte `from`, the longest where several start: (start, end, id).
+    /// What is named at byte `at` of `text`, the longest first, each with its end.
+    fn at<'t>(&'t self, text: &'t str, at: usize) -> impl Iterator<Item = (usize, Name)> + 't {
+        let lengths = self.lengths.get(usize::from(text.as_bytes()[at])).into_iter().flatten();
+        lengths.filter_map(move |len| Some((at + len, *self.ids.get(text.get(at..at + len)?)?)))
+    }
+
+    /// The first name in `text` at or after byte `from`, the longest where several start: start, end (after white space that
+    /// goes with it) and id.
     fn find(&self, text: &str, from: usize, specials: Specials) -> Option<(usize, usize, u32)> {
-        let lengths = |at: usize| self.lengths.get(usize::from(text.as_bytes()[at])).into_iter().flatten();
         (from..text.len()).find_map(|at| {
-            lengths(at).find_map(|len| {
-                let &(id, always) = self.ids.get(text.get(at..at + len)?)?;
-                (always || specials == Specials::Parse).then_some((at, at + len, id))
-            })
+            let (end, name) = self.at(text, at).find(|(_, name)| name.always || specials == Specials::Parse)?;
+            let blank = |b: &u8| name.strips && (b.is_ascii_whitespace() || *b == 0x0B);
+            let after = text.as_bytes()[end..].iter().take_while(|b| blank(b)).count();
+            Some((at, end + after, name.id))
         })
     }
 }
@@ -130,16 +152,21 @@ impl Tokenizer {
             end_of_generation.extend(token_id(gguf, key, tokens.len())?);
         }
         let (bytes, ends) = token_bytes(tokens.iter(), &kinds, byte_level);
-        let named = tokens.iter().zip(&kinds).zip(0..).filter_map(|((text, kind), id)| match kind {
-            Kind::UserDefined => Some((text.to_owned(), id, true)),
-            Kind::Control | Kind::Unknown => Some((text.to_owned(), id, false)),
-            Kind::Normal | Kind::Byte => None,
+        // Files of Phi 3 do not say that the marks of its turns take the white space after them.
+        let phi = !byte_level && gguf.str("general.architecture")? == Some("phi3");
+        let named = tokens.iter().zip(&kinds).zip(0..).filter_map(|((text, kind), id)| {
+            let strips = phi && !matches!(text, "<unk>" | "<s>" | "<|endoftext|>");
+            match kind {
+                Kind::UserDefined => Some((text.to_owned(), Name { id, always: true, strips })),
+                Kind::Control | Kind::Unknown => Some((text.to_owned(), Name { id, always: false, strips })),
+                Kind::Normal | Kind::Byte => None,
+            }
         });
         let mut tokenizer = Self {
             model,
             bytes,
             ends,
-            named: Named::new(named),
+            named: Named::new(named).map_err(|problem| gguf.field_error(TOKENS, problem))?,
             kinds,
             space_prefix: gguf.bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(defaults.0) && !byte_level,
             add_bos: gguf.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(defaults.1),
@@ -161,9 +188,9 @@ impl Tokenizer {
             |problem: String| Error::Field { format: "tokenizer.json", field: path.display().to_string(), offset: 0, problem };
         let text = crate::weights::read_whole(path, crate::weights::TEXT)
             .map_err(|source| Error::Io { path: path.to_owned(), source })?;
-        let mut model = tokenizers::Tokenizer::from_bytes(&text).map_err(|e| bad(e.to_string()))?;
+        let mut model = hub::from_bytes(&text).map_err(bad)?;
         model.set_encode_special_tokens(true);
-        let prefix = model.encode_fast("", true).map_err(|e| bad(e.to_string()))?;
+        let prefix = hub::encode(&model, "", true).map_err(bad)?;
         let size = model.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         if size > text.len() {
             return Err(bad(format!("token ids up to {size} in a file of {} bytes", text.len())));
@@ -179,11 +206,14 @@ impl Tokenizer {
         });
         let kinds: Vec<Kind> = kinds.collect();
         let (bytes, ends) = token_bytes(texts.iter().map(String::as_str), &kinds, byte_level);
-        let named = added.iter().map(|(&id, token)| (token.content.clone(), id, !token.special));
+        let named = added.iter().map(|(&id, token)| {
+            let name = Name { id, always: !token.special, strips: token.rstrip };
+            (token.content.clone(), name)
+        });
         let mut tokenizer = Self {
             bytes,
             ends,
-            named: Named::new(named),
+            named: Named::new(named).map_err(bad)?,
             kinds,
             space_prefix: false, // part of its normalizer
             add_bos: bos.is_some() && prefix.get_ids().first().copied() == bos,
@@ -199,7 +229,7 @@ impl Tokenizer {
 
     fn collect_ends(&mut self) {
         let named = END_NAMES.iter().filter_map(|name| self.named.ids.get(*name));
-        self.end_of_generation.extend(named.filter(|(_, always)| !always).map(|(id, _)| id));
+        self.end_of_generation.extend(named.filter(|name| !name.always).map(|name| name.id));
         self.end_of_generation.sort_unstable();
         self.end_of_generation.dedup();
     }
@@ -231,12 +261,17 @@ impl Tokenizer {
 
     /// The id of a control or user-defined token by its name.
     pub fn special(&self, name: &str) -> Option<u32> {
-        self.named.ids.get(name).map(|(id, _)| *id)
+        self.named.ids.get(name).map(|name| name.id)
+    }
+
+    /// Where in `text` the name of a control token begins, in bytes.
+    pub(crate) fn control_starts<'t>(&'t self, text: &'t str) -> impl Iterator<Item = usize> + 't {
+        (0..text.len()).filter(|&at| self.named.at(text, at).any(|(_, name)| !name.always))
     }
 
     /// Names of the control tokens.
     pub fn control_names(&self) -> impl Iterator<Item = &str> {
-        self.named.ids.iter().filter(|(_, (_, always))| !always).map(|(name, _)| &**name)
+        self.named.ids.iter().filter(|(_, name)| !name.always).map(|(text, _)| &**text)
     }
 
     /// Tokens of a text as it stands: nothing added but the space that some vocabularies put before a text.
@@ -245,8 +280,23 @@ impl Tokenizer {
     /// [`Error::Unsupported`] when the model of a tokenizer.json refuses the text.
     pub fn encode(&self, text: &str, specials: Specials) -> Result<Vec<u32>> {
         let mut out = Vec::with_capacity(text.len() / 3 + 2);
-        self.encode_into(text, specials, |s| s, &mut out)?;
+        self.encode_into(text, specials, |s| s, true, &mut out)?;
         Ok(out)
+    }
+
+    /// Tokens of a plain text that goes on where another one ends: without the space that some vocabularies put first.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_continued(&self, text: &str) -> Result<Vec<u32>> {
+        let mut out = Vec::with_capacity(text.len() / 3 + 2);
+        self.encode_into(text, Specials::Text, |s| s, false, &mut out)?;
+        Ok(out)
+    }
+
+    /// The mark that the model's metadata ask for before a prompt.
+    pub fn prompt_bos(&self) -> Option<u32> {
+        self.bos.filter(|_| self.add_bos)
     }
 
     /// Tokens of a whole prompt: with the beginning and end marks that the model's metadata ask for; a mark that the text
@@ -256,8 +306,8 @@ impl Tokenizer {
     /// As [`Tokenizer::encode`].
     pub fn encode_prompt(&self, text: &str, specials: Specials, clean: impl Fn(&str) -> String) -> Result<Vec<u32>> {
         let mut out = Vec::with_capacity(text.len() / 3 + 2);
-        out.extend(self.bos.filter(|_| self.add_bos));
-        self.encode_into(text, specials, clean, &mut out)?;
+        out.extend(self.prompt_bos());
+        self.encode_into(text, specials, clean, true, &mut out)?;
         if self.add_bos && out.len() > 1 && self.bos.is_some_and(|bos| out[..2] == [bos, bos]) {
             out.remove(0);
         }
@@ -270,33 +320,34 @@ impl Tokenizer {
         text: &'t str,
         specials: Specials,
         clean: impl Fn(&'t str) -> S,
+        mut begins: bool, // the text, or a stretch of it after a control token
         out: &mut Vec<u32>,
     ) -> Result<()>
     where
         S: AsRef<str> + 't,
     {
-        let (mut at, mut after_special) = (0, true);
+        let mut at = 0;
         while at < text.len() {
             let (start, end, id) =
                 self.named.find(text, at, specials).map_or((text.len(), text.len(), None), |(s, e, id)| (s, e, Some(id)));
             if start > at {
-                self.encode_plain(clean(&text[at..start]).as_ref(), after_special, out)?;
-                after_special = false;
+                self.encode_plain(clean(&text[at..start]).as_ref(), begins, out)?;
+                begins = false;
             }
             if let Some(id) = id {
                 out.push(id);
-                after_special = true;
+                begins = true;
             }
             at = end;
         }
         Ok(())
     }
 
-    fn encode_plain(&self, text: &str, after_special: bool, out: &mut Vec<u32>) -> Result<()> {
+    fn encode_plain(&self, text: &str, begins: bool, out: &mut Vec<u32>) -> Result<()> {
         match &self.model {
-            Model::Spm(spm) => spm.encode(text, self.space_prefix && after_special, out),
+            Model::Spm(spm) => spm.encode(text, self.space_prefix && begins, out),
             Model::Bpe(bpe) => {
-                let encoding = bpe.encode_fast(text, false);
+                let encoding = hub::encode(bpe, text, false);
                 out.extend(encoding.map_err(|e| Error::Unsupported(format!("tokenizer: {e}")))?.get_ids());
             }
         }

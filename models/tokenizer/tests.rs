@@ -84,6 +84,19 @@ fn pieces_join_by_score_and_fall_back_to_bytes() {
     let ids = t.encode_prompt("é", Specials::Text, str::to_owned).unwrap();
     assert_eq!(ids, [1, 260, 4 + 0xC3, 4 + 0xA9]);
     assert_eq!(t.decode(&ids), " é");
+    assert_eq!(names(&t, &t.encode_continued("abb").unwrap()), ["a", "bb"]);
+}
+
+#[test]
+fn marks_of_phi_3_take_the_white_space_after_them() {
+    let [plain, phi] = ["llama", "phi3"].map(|arch| load(&pieces().str("general.architecture", arch)).unwrap());
+    let text = "[user] \n\tab</s>\na<s> a";
+    let seen = |t: &Tokenizer| names(t, &t.encode(text, Specials::Parse).unwrap()).concat();
+    assert_eq!(seen(&phi), "[user] ab</s> a<s>  a");
+    assert_eq!(seen(&plain), "[user]  \n\tab</s> \na<s>  a");
+    // words of a user are no marks
+    let typed = phi.encode("a</s> b", Specials::Text).unwrap();
+    assert_eq!(phi.decode(&typed), " a</s> b");
 }
 
 #[test]
@@ -112,7 +125,7 @@ fn contradictions_are_refused() {
 
 #[test]
 fn all_patterns_compile_and_cut() {
-    for pre in ["default", "gpt-2", "smollm", "llama-bpe", "dbrx", "qwen2", "tekken"] {
+    for pre in ["default", "gpt-2", "smollm", "llama-bpe", "dbrx", "qwen2", "gpt-4o", "tekken"] {
         let alphabet: Vec<String> = bpe::bytes_of_chars().into_keys().map(String::from).collect();
         let writer =
             Writer::default().str("tokenizer.ggml.model", "gpt2").str("tokenizer.ggml.pre", pre).strs(TOKENS, &alphabet);
@@ -176,4 +189,12 @@ proptest! {
         d.finish(&mut out);
         prop_assert_eq!(out, String::from_utf8_lossy(&bytes));
     }
+}
+
+#[test]
+fn names_without_end_are_refused() {
+    let of =
+        |bytes: usize| Named::new([("x".repeat(bytes), Name { id: 7, always: false, strips: false })].into_iter()).map(drop);
+    assert!(of(MAX_NAME).is_ok());
+    assert!(of(MAX_NAME + 1).unwrap_err().contains("token 7 has a name of 257 bytes"));
 }

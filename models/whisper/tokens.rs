@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::config::{Config, Settings};
-use crate::weights::{Error, Result};
+use crate::{
+    tokenizer::hub,
+    weights::{Error, Result},
+};
 
 /// Longest vocabulary file that is read; the largest published one is 4 MB.
 const MAX_FILE: u64 = 64 << 20;
@@ -119,7 +122,7 @@ impl Tokens {
 
     /// Tokens of a text; `None` without a `tokenizer.json`.
     pub(super) fn encode(&self, text: &str) -> Option<Vec<u32>> {
-        let encoding = self.encoder.as_ref()?.encode(text, false).ok()?;
+        let encoding = hub::encode(self.encoder.as_ref()?, text, false).ok()?;
         // a prompt is text: what looks like a special token in it is dropped
         Some(encoding.get_ids().iter().copied().filter(|id| *id < self.eot).collect())
     }
@@ -197,7 +200,7 @@ fn read_vocabulary(folder: &Path) -> Result<(Option<tokenizers::Tokenizer>, Hash
     let tokenizer = folder.join("tokenizer.json");
     if tokenizer.exists() {
         let bytes = read_limited(&tokenizer)?;
-        let tokenizer = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| field("tokenizer.json", e.to_string()))?;
+        let tokenizer = hub::from_bytes(&bytes).map_err(|e| field("tokenizer.json", e))?;
         let ids = tokenizer.get_vocab(true);
         return Ok((Some(tokenizer), ids));
     }

@@ -62,6 +62,10 @@ impl Writer {
         self.array(key, 5, values.len(), &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())
     }
 
+    pub(crate) fn bools(self, key: &str, values: &[bool]) -> Self {
+        self.array(key, 7, values.len(), &values.iter().map(|v| u8::from(*v)).collect::<Vec<_>>())
+    }
+
     pub(crate) fn f32s(self, key: &str, values: &[f32]) -> Self {
         self.array(key, 6, values.len(), &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())
     }
@@ -81,6 +85,25 @@ impl Writer {
     pub(crate) fn typed(mut self, name: &str, dims: &[u64], type_id: u32, bytes: Vec<u8>) -> Self {
         self.tensors.push((name.into(), dims.to_vec(), type_id, bytes));
         self
+    }
+
+    /// The u32 of a key that was added, replaced.
+    pub(crate) fn replaced_u32(mut self, key: &str, v: u32) -> Self {
+        let known = [key.as_bytes(), &4u32.to_le_bytes()].concat();
+        let at = self.metadata.windows(known.len()).position(|b| b == known).unwrap() + known.len();
+        self.metadata[at..at + 4].copy_from_slice(&v.to_le_bytes());
+        self
+    }
+
+    /// The same metadata with the tensors of another.
+    pub(crate) fn with_tensors_of(self, other: Self) -> Self {
+        Self { tensors: other.tensors, ..self }
+    }
+
+    /// Name, extents and values of all tensors, which must be F32.
+    pub(crate) fn f32_tensors(&self) -> Vec<(String, Vec<u64>, Vec<f32>)> {
+        let values = |bytes: &[u8]| bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        self.tensors.iter().map(|(name, dims, _, bytes)| (name.clone(), dims.clone(), values(bytes))).collect()
     }
 
     /// The file's bytes.

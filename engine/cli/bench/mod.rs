@@ -1,13 +1,18 @@
 //! `dreamseed bench`: one question a subcommand, medians of several runs, one JSON object for programs.
 
+mod batch;
+mod grammar;
+mod llm;
+mod perplexity;
+
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{Args, Subcommand};
-use dreamseed_models::decoder::Logits;
 use dreamseed_models::pose::Options as PoseOptions;
-use dreamseed_models::whisper;
+use dreamseed_models::{decoder, whisper};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::{emit, emit_json, engine, open_pictures};
@@ -32,21 +37,14 @@ pub struct BenchArgs {
 /// The questions.
 #[derive(Clone, Debug, Subcommand)]
 pub enum What {
-    /// Tokens a second: reading a prompt and writing an answer
-    Llm {
-        /// An id or a GGUF file (default: the profile's)
-        #[arg(long, value_name = "ID|FILE")]
-        model: Option<String>,
-        /// Tokens read in one pass
-        #[arg(long, value_name = "N", default_value_t = 512)]
-        prompt: usize,
-        /// Tokens written
-        #[arg(long, value_name = "N", default_value_t = 128)]
-        r#gen: usize,
-        /// Tokens in the cache before either begins
-        #[arg(long, value_name = "N", default_value_t = 0)]
-        depth: usize,
-    },
+    /// Tokens a second: reading a prompt and writing an answer, beside what memory and arithmetic allow
+    Llm(llm::LlmArgs),
+    /// Tokens a second of several texts written at once
+    Batch(batch::BatchArgs),
+    /// How well a model foretells a text, as llama.cpp's perplexity tool computes it
+    Perplexity(perplexity::PerplexityArgs),
+    /// What it costs to hold text to a schema, a regular expression or a grammar
+    Grammar(grammar::GrammarArgs),
     /// Seconds to transcribe a recording
     Speech {
         /// An id or a folder (default: the profile's)
@@ -71,9 +69,13 @@ pub(super) fn run(config: Config, args: BenchArgs) -> Result<()> {
     let engine = engine(config)?;
     let runs = usize::from(args.runs);
     match &args.what {
-        What::Llm { model, prompt, r#gen, depth } => {
-            show(args.json, &llm(&engine, model.as_deref(), [*prompt, *r#gen, *depth], runs)?)
+        What::Llm(llm) => show(args.json, &llm::run(&engine, llm, runs)?),
+        What::Batch(batch) => {
+            let result = batch::run(&engine, batch, runs)?;
+            if args.json { emit_json(&result) } else { emit(&batch::table(&result)) }
         }
+        What::Perplexity(perplexity) => show(args.json, &perplexity::run(&engine, perplexity)?),
+        What::Grammar(grammar) => show(args.json, &grammar::run(&engine, grammar, runs)?),
         What::Speech { model, file } => show(args.json, &speech(&engine, model.as_deref(), file, runs)?),
         What::Pose { model, file } => show(args.json, &pose(&engine, model, file, runs)?),
     }
@@ -88,70 +90,11 @@ fn show(json: bool, result: &impl Serialize) -> Result<()> {
     for (name, v) in value.as_object().into_iter().flatten() {
         emit(&match v.as_f64() {
             Some(x) if v.is_f64() => format!("{name:<24}{x:>12.3}"),
+            _ if v.is_null() => format!("{name:<24}{:>12}", "-"),
             _ => format!("{name:<24}{:>12}", v.to_string().trim_matches('"')),
         })?;
     }
     Ok(())
-}
-
-#[derive(Serialize)]
-struct LlmResult {
-    prefill_tokens_per_s: f64,
-    decode_tokens_per_s: f64,
-    bytes_per_token: usize,
-    /// Of weights, while decoding: bytes_per_token * decode_tokens_per_s.
-    weights_gb_s: f64,
-    load_s: f64,
-    logits_hash: String,
-    threads: usize,
-    peak_rss_mb: u64,
-}
-
-fn llm(engine: &Engine, model: Option<&str>, [prompt, tokens, depth]: [usize; 3], runs: usize) -> Result<LlmResult> {
-    let limit = engine.config().limits.tokens;
-    if prompt == 0 || tokens == 0 || prompt.saturating_add(tokens).saturating_add(depth) > limit {
-        let seen = format!("--prompt {prompt} --gen {tokens} --depth {depth}");
-        return Err(Error::Usage(format!("{seen}: at least 1 read and 1 written, together at most {limit} (limits.tokens)")));
-    }
-    let begin = Instant::now();
-    let llm = engine.llm(model)?;
-    let load_s = begin.elapsed().as_secs_f64();
-    let (decoder, pool) = (llm.decoder(), engine.pool());
-    let vocab = decoder.config().vocab;
-    // a fixed walk through the vocabulary: speed does not depend on the tokens, and the hash can be compared
-    let token = |i: usize| ((i * 7919 + 13) % vocab) as u32;
-    let text: Vec<u32> = (0..depth + prompt).map(token).collect();
-    let mut state = decoder.new_state(depth + prompt + tokens);
-    let failed = |e: dreamseed_models::decoder::Error| Error::Internal(e.to_string());
-    if depth > 0 {
-        decoder.forward(pool, &mut state, &text[..depth], Logits::Last).map_err(failed)?;
-    }
-    let (mut prefill, mut decode, mut hash) = (Vec::new(), Vec::new(), 0);
-    for _ in 0..runs {
-        state.truncate(depth);
-        let begin = Instant::now();
-        let logits = decoder.forward(pool, &mut state, &text[depth..], Logits::Last).map_err(failed)?;
-        prefill.push(prompt as f64 / begin.elapsed().as_secs_f64());
-        hash = fnv(logits);
-        // written tokens follow the depth alone, as in other engines' benches
-        state.truncate(depth);
-        let begin = Instant::now();
-        for i in 0..tokens {
-            decoder.forward(pool, &mut state, &[token(i)], Logits::Last).map_err(failed)?;
-        }
-        decode.push(tokens as f64 / begin.elapsed().as_secs_f64());
-    }
-    let (bytes_per_token, decode) = (decoder.weights().bytes_per_token(), median(decode));
-    Ok(LlmResult {
-        prefill_tokens_per_s: median(prefill),
-        decode_tokens_per_s: decode,
-        bytes_per_token,
-        weights_gb_s: bytes_per_token as f64 * decode / 1e9,
-        load_s,
-        logits_hash: format!("{hash:016x}"),
-        threads: pool.threads(),
-        peak_rss_mb: peak_rss_mb(),
-    })
 }
 
 #[derive(Serialize)]
@@ -223,16 +166,22 @@ fn pose(engine: &Engine, model: &str, file: &std::path::Path, runs: usize) -> Re
     Ok(PoseResult { frames: frames.len(), static_ms, pipeline_ms, people, threads, peak_rss_mb: peak_rss_mb() })
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let n = values.len();
     if n == 0 { f64::NAN } else { (values[(n - 1) / 2] + values[n / 2]) / 2.0 }
 }
 
-/// FNV-1a over the bits: two runs agree or they do not.
-fn fnv(values: &[f32]) -> u64 {
-    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    values.iter().flat_map(|v| v.to_bits().to_le_bytes()).fold(0xcbf2_9ce4_8422_2325, step)
+/// A bar on stderr for what takes long; hidden where stderr is no terminal.
+fn bar(what: &'static str, steps: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(steps as u64).with_style(style).with_message(what)
+}
+
+/// Tokens were held against vocabulary and context before: what is left is a defect.
+fn failed(error: decoder::Error) -> Error {
+    Error::Internal(error.to_string())
 }
 
 /// The most memory that the process has had, MiB; 0 where the system does not tell.
@@ -251,10 +200,5 @@ mod tests {
         assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
         assert!(median(vec![]).is_nan());
-    }
-
-    #[test]
-    fn one_bit_changes_the_hash() {
-        assert_ne!(fnv(&[1.0, 2.0]), fnv(&[1.0, f32::from_bits(2.0f32.to_bits() ^ 1)]));
     }
 }

@@ -1,0 +1,196 @@
+//! Where the tensors of a decoder come from: a GGUF file, or HF's safetensors under GGUF's names.
+
+use std::path::{Path, PathBuf};
+
+use dreamseed_kernels::Matrix;
+use serde::Deserialize;
+
+use super::Config;
+use crate::weights::{
+    Error, Result,
+    gguf::Gguf,
+    safetensors,
+    tensor::{Tensor, Values},
+};
+
+/// Tensors by GGUF's names.
+pub(super) enum Files<'a> {
+    Gguf(&'a Gguf),
+    Hf {
+        shards: Vec<safetensors::File>,
+        prefix: &'static str, // of the language model's names
+    },
+}
+
+/// HF's names begin with this; with more in a model that sees too (two orders are found).
+const PREFIXES: [&str; 3] = ["", "language_model.", "model.language_model."];
+
+/// GGUF's name of a part of a layer, HF's name of it, and HF's where the layer has a norm after each block.
+#[rustfmt::skip]
+pub(super) const HF_NAMES: [(&str, &str, &str); 16] = [
+    ("attn_norm", "input_layernorm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj", "self_attn.v_proj"),
+    ("attn_qkv", "self_attn.qkv_proj", "self_attn.qkv_proj"),
+    ("attn_q_norm", "self_attn.q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm", "self_attn.k_norm"),
+    ("attn_output", "self_attn.o_proj", "self_attn.o_proj"),
+    ("post_attention_norm", "", "post_attention_layernorm"),
+    ("ffn_norm", "post_attention_layernorm", "pre_feedforward_layernorm"),
+    ("ffn_gate", "mlp.gate_proj", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj", "mlp.up_proj"),
+    ("ffn_gate_up", "mlp.gate_up_proj", "mlp.gate_up_proj"),
+    ("ffn_down", "mlp.down_proj", "mlp.down_proj"),
+    ("ffn_gate_inp", "mlp.gate", "mlp.gate"),
+    ("post_ffw_norm", "", "post_feedforward_layernorm"),
+];
+
+/// Parts of a layer that may have a bias.
+const WITH_BIAS: [&str; 8] = ["attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+
+/// HF's name of a tensor, from GGUF's.
+pub(super) fn hf_name(name: &str, prefix: &str, sandwich: bool) -> Option<String> {
+    // The language model of one that sees: `language_model.model.X` of old, `model.language_model.X` now; the head stands outside.
+    let (model, head) = match prefix {
+        "model.language_model." => (prefix.to_owned(), ""),
+        _ => (format!("{prefix}model."), prefix),
+    };
+    match name {
+        "token_embd.weight" => return Some(format!("{model}embed_tokens.weight")),
+        "output_norm.weight" => return Some(format!("{model}norm.weight")),
+        "output.weight" => return Some(format!("{head}lm_head.weight")),
+        _ => {}
+    }
+    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+    let (part, suffix) = rest.rsplit_once('.')?;
+    let (part, expert) = part.split_once("_exps.").map_or((part, None), |(part, expert)| (part, Some(expert)));
+    let (_, plain, sandwiched) = HF_NAMES.iter().find(|n| n.0 == part)?;
+    let part = if sandwich { sandwiched } else { plain };
+    let part = match expert {
+        Some(expert) => part.replace("mlp.", &format!("mlp.experts.{expert}.")),
+        None => (*part).into(),
+    };
+    (!part.is_empty()).then(|| format!("{model}layers.{layer}.{part}.{suffix}"))
+}
+
+impl Files<'_> {
+    /// The safetensors of a folder: one file, or the shards that its index names.
+    pub(super) fn hf(folder: &Path) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Index {
+            weight_map: std::collections::BTreeMap<String, String>,
+        }
+        let index = folder.join("model.safetensors.index.json");
+        let mut names = vec![PathBuf::from("model.safetensors")];
+        if index.exists() {
+            let text = crate::weights::read_whole(&index, crate::weights::TEXT)
+                .map_err(|source| Error::Io { path: index.clone(), source })?;
+            let index: Index = serde_json::from_slice(&text).map_err(|e| Error::Field {
+                format: "model.safetensors.index.json",
+                field: "weight_map".into(),
+                offset: e.column() as u64,
+                problem: e.to_string(),
+            })?;
+            let shards: std::collections::BTreeSet<String> = index.weight_map.into_values().collect();
+            if let Some(outside) = shards.iter().find(|s| Path::new(s).components().count() != 1 || s.starts_with('.')) {
+                return Err(Error::Unsupported(format!("the index names {outside:?}; shards must lie beside it")));
+            }
+            names = shards.into_iter().map(PathBuf::from).collect();
+        }
+        let shards: Vec<_> = names.iter().map(|name| safetensors::File::open(&folder.join(name))).collect::<Result<_>>()?;
+        let has = |prefix: &&&str| {
+            let name = hf_name("token_embd.weight", prefix, false);
+            name.is_some_and(|name| shards.iter().any(|f| f.info(&name).is_some()))
+        };
+        let prefix = PREFIXES.iter().find(has).copied().unwrap_or_default();
+        Ok(Self::Hf { shards, prefix })
+    }
+
+    fn find<'s>(&'s self, name: &str, config: &Config) -> Option<(&'s safetensors::File, String)> {
+        let Self::Hf { shards, prefix } = self else { return None };
+        let name = hf_name(name, prefix, config.norm_offset != 0.0)?;
+        shards.iter().find(|f| f.info(&name).is_some()).map(|f| (f, name))
+    }
+
+    pub(super) fn has(&self, name: &str, config: &Config) -> bool {
+        match self {
+            Self::Gguf(gguf) => gguf.tensor(name).is_some(),
+            Self::Hf { .. } => self.find(name, config).is_some(),
+        }
+    }
+
+    /// A tensor of a GGUF file's layers that is not read (of several the first by name). HF's files hold other things too.
+    pub(super) fn unknown(&self, layers: usize) -> Option<&str> {
+        let Self::Gguf(gguf) = self else { return None };
+        let known = |name: &str| {
+            let Some((layer, rest)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else { return true };
+            let part = match rest.rsplit_once('.') {
+                Some((part, "weight")) => HF_NAMES.iter().any(|n| n.0 == part.strip_suffix("_exps").unwrap_or(part)),
+                Some((part, "bias")) => WITH_BIAS.contains(&part),
+                _ => false,
+            };
+            part && layer.parse::<usize>().is_ok_and(|layer| layer < layers)
+        };
+        gguf.tensor_names().filter(|name| !known(name)).min()
+    }
+
+    fn read(&self, name: &str, shape: &[usize], config: &Config) -> Result<Tensor> {
+        let error = |problem| Error::Tensor { name: name.into(), problem };
+        let (file, hf) = self.find(name, config).ok_or_else(|| error("is not in the files".into()))?;
+        // The header knows the shape: nothing is read for one that lies.
+        match file.info(&hf) {
+            Some(info) if info.shape == shape => file.tensor(&hf),
+            info => {
+                let seen = info.map(|i| i.shape.clone()).unwrap_or_default();
+                Err(error(format!("{hf} has shape {seen:?}, but {shape:?} is needed")))
+            }
+        }
+    }
+
+    pub(super) fn matrix(&self, name: &str, rows: usize, cols: usize, config: &Config) -> Result<Matrix> {
+        let mut parts = self.matrices(name, &[rows], cols, config)?;
+        parts.pop().ok_or_else(|| Error::Tensor { name: name.into(), problem: "holds no matrix".into() })
+    }
+
+    /// A tensor cut along its rows: matrices of `rows` rows each, one below the other.
+    pub(super) fn matrices(&self, name: &str, rows: &[usize], cols: usize, config: &Config) -> Result<Vec<Matrix>> {
+        let error = |problem: String| Error::Tensor { name: name.into(), problem };
+        let sum = rows.iter().try_fold(0usize, |sum, r| sum.checked_add(*r));
+        let sum = sum.filter(|sum| sum.checked_mul(cols).is_some()).ok_or_else(|| error("more than 2^64 elements".into()))?;
+        let mut from = 0;
+        let ranges = rows.iter().map(move |rows| {
+            from += rows;
+            (*rows, from - rows)
+        });
+        match self {
+            Self::Gguf(gguf) => {
+                let kind = gguf.kind(name, sum, cols)?;
+                let (bytes, (block, size)) = (gguf.bytes(name)?, kind.block());
+                let row = cols / block * size;
+                let part =
+                    |(rows, from): (usize, usize)| Matrix::from_blocks(kind, rows, cols, &bytes[from * row..][..rows * row]);
+                ranges.map(|range| part(range).map_err(|e| error(e.to_string()))).collect()
+            }
+            Self::Hf { .. } => {
+                let values = self.read(name, &[sum, cols], config)?.values;
+                let part = |(rows, from): (usize, usize)| {
+                    let range = from * cols..(from + rows) * cols;
+                    match &values {
+                        Values::F32(v) => Matrix::from_f32(rows, cols, &v[range]),
+                        Values::F16(v) => Matrix::from_f16(rows, cols, &v[range]),
+                        Values::Bf16(v) => Matrix::from_bf16(rows, cols, &v[range]),
+                    }
+                };
+                ranges.map(|range| part(range).map_err(|e| error(e.to_string()))).collect()
+            }
+        }
+    }
+
+    pub(super) fn vector(&self, name: &str, len: usize, config: &Config) -> Result<Vec<f32>> {
+        match self {
+            Self::Gguf(gguf) => gguf.vector(name, len),
+            Self::Hf { .. } => Ok(self.read(name, &[len], config)?.values.into_f32()),
+        }
+    }
+}
