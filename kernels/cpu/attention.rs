@@ -7,7 +7,7 @@
 use super::gemm_float::Element;
 use super::kv::{HeadLayout, KV_BLOCK, KvStore, KvType, SUB};
 use super::math;
-use super::vector::{LANES, Simd, Task, dispatch};
+use super::vector::{LANES, Simd, Task, dispatch, prefetch_bytes};
 use crate::Pool;
 use crate::memory::with_scratch;
 use crate::pool::Shareable;
@@ -349,12 +349,12 @@ fn run<E: Element>(level: Level, pool: &Pool, plan: &mut AttentionPlan) {
     // Room for twice as many when it grows, so that a text that gets longer allocates seldom.
     with_scratch(partials.next_power_of_two() * size * size_of::<f32>(), |stored| {
         let stored = Shareable::new(stored.cast::<f32>());
-        let task = |head: usize, row: usize, stage: Stage| {
+        let task = |head: usize, row: usize, stage: Stage, next: *const u8| {
             let head = &heads[head];
             with_scratch(scratch * size_of::<f32>(), |scratch| {
                 let rows = ROWS.min(head.rows() - row);
                 let scratch = scratch.cast();
-                dispatch(level, Attend { head, row, rows, stage, scratch, element: PhantomData::<E> });
+                dispatch(level, Attend { head, row, rows, stage, next, scratch, element: PhantomData::<E> });
             });
         };
         pool.for_each(units.len(), |i| {
@@ -363,11 +363,18 @@ fn run<E: Element>(level: Level, pool: &Pool, plan: &mut AttentionPlan) {
                 Some((chunk, place)) => Stage::Chunk(chunk, stored.get().wrapping_add(place * size)),
                 None => Stage::Whole,
             };
-            task(unit.head, unit.row, stage);
+            // A thread's tasks follow each other: it can ask for the next one's keys.
+            let next = units.get(i + 1).map_or(std::ptr::null(), |next| {
+                let head = &heads[next.head];
+                let chunk = next.chunk.map_or_else(|| head.chunks(next.row, 1).start, |(chunk, _)| chunk);
+                // SAFETY: the unit was made from a chunk that the head has.
+                unsafe { head.chunk::<E>(chunk) }.keys.cast()
+            });
+            task(unit.head, unit.row, stage, next);
         });
         pool.for_each(merges.len(), |i| {
             let (head, place) = merges[i];
-            task(head, 0, Stage::Merge(stored.get().wrapping_add(place * size), size));
+            task(head, 0, Stage::Merge(stored.get().wrapping_add(place * size), size), std::ptr::null());
         });
     });
 }
@@ -387,6 +394,7 @@ struct Attend<'a, E> {
     row: usize,
     rows: usize,
     stage: Stage,
+    next: *const u8,   // what this thread reads after it, or null
     scratch: *mut f32, // Head::scratch() floats
     element: PhantomData<E>,
 }
@@ -405,15 +413,17 @@ impl<E: Element> Task for Attend<'_, E> {
                 Stage::Whole => {
                     self.queries::<S>();
                     self.clear(running);
-                    for chunk in h.chunks(self.row, self.rows) {
-                        self.chunk::<S>(chunk, own);
+                    let chunks = h.chunks(self.row, self.rows);
+                    for chunk in chunks.clone() {
+                        let next = if chunk + 1 < chunks.end { h.chunk::<E>(chunk + 1).keys.cast() } else { self.next };
+                        self.chunk::<S>(chunk, next, own);
                         self.merge::<S>(own, running);
                     }
                     self.finish::<S>(running);
                 }
                 Stage::Chunk(chunk, stored) => {
                     self.queries::<S>();
-                    self.chunk::<S>(chunk, stored);
+                    self.chunk::<S>(chunk, self.next, stored);
                 }
                 Stage::Merge(stored, size) => {
                     self.clear(running);
@@ -458,9 +468,9 @@ impl<E: Element> Attend<'_, E> {
         }
     }
 
-    /// One chunk of keys: scores, exponentials about the chunk's maximum, weighted sum of values.
+    /// One chunk of keys: scores, exponentials about the chunk's maximum, weighted sum of values. `next` is read after it.
     #[inline(always)]
-    unsafe fn chunk<S: Simd>(&self, chunk: usize, result: *mut f32) {
+    unsafe fn chunk<S: Simd>(&self, chunk: usize, next: *const u8, result: *mut f32) {
         let (h, padded) = (self.head, self.head.padded());
         let first = chunk * CHUNK;
         let last = h.seen(self.row + self.rows - 1).1.min(first + CHUNK); // one past the last key that any row sees
@@ -473,7 +483,7 @@ impl<E: Element> Attend<'_, E> {
             if E::SCALED {
                 self.scaled_scores::<S>(&at, panels, scores);
             } else {
-                let keys = Operand { b: at.keys, step: LANES, panel: h.head_dim * LANES };
+                let keys = Operand { b: at.keys, step: LANES, panel: h.head_dim * LANES, then: at.values.cast() };
                 product::<S, E>(self.scratch, h.head_dim, (self.rows, h.head_dim, panels), keys, (scores, CHUNK));
             }
             // 2. softmax within the chunk
@@ -486,9 +496,9 @@ impl<E: Element> Attend<'_, E> {
             }
             // 3. sums (rows, head_dim) = p v
             if E::SCALED {
-                self.scaled_sums::<S>(&at, last - first, scores, result);
+                self.scaled_sums::<S>(&at, last - first, next, scores, result);
             } else {
-                let values = Operand { b: at.values, step: padded, panel: LANES };
+                let values = Operand { b: at.values, step: padded, panel: LANES, then: next };
                 product::<S, E>(scores, CHUNK, (self.rows, last - first, padded / LANES), values, (result, padded));
             }
         }
@@ -502,7 +512,8 @@ impl<E: Element> Attend<'_, E> {
         unsafe {
             let part = scores.add(ROWS * CHUNK);
             for sub in 0..hd.div_ceil(SUB) {
-                let keys = Operand { b: at.keys.add(sub * SUB * LANES), step: LANES, panel: hd * LANES };
+                let then = if sub == 0 { at.values.cast() } else { std::ptr::null() };
+                let keys = Operand { b: at.keys.add(sub * SUB * LANES), step: LANES, panel: hd * LANES, then };
                 let dims = SUB.min(hd - sub * SUB);
                 product::<S, E>(self.scratch.add(sub * SUB), hd, (self.rows, dims, panels), keys, (part, CHUNK));
                 for p in 0..panels {
@@ -519,7 +530,14 @@ impl<E: Element> Attend<'_, E> {
 
     /// Weighted sums over values with scales: the weights of each sub-block are multiplied by its scales.
     #[inline(always)]
-    unsafe fn scaled_sums<S: Simd>(&self, at: &Chunk<E>, positions: usize, scores: *mut f32, result: *mut f32) {
+    unsafe fn scaled_sums<S: Simd>(
+        &self,
+        at: &Chunk<E>,
+        positions: usize,
+        next: *const u8,
+        scores: *mut f32,
+        result: *mut f32,
+    ) {
         let padded = self.head.padded();
         // SAFETY: the caller's; the second half of the scores' room is free.
         unsafe {
@@ -532,7 +550,8 @@ impl<E: Element> Attend<'_, E> {
                         S::store(weights.add(at), S::mul(S::load(scores.add(at)), scale));
                     }
                 }
-                let values = Operand { b: at.values.add(sub * SUB), step: padded, panel: LANES };
+                let then = if sub == 0 { next } else { std::ptr::null() };
+                let values = Operand { b: at.values.add(sub * SUB), step: padded, panel: LANES, then };
                 let panels = (SUB.min(padded - sub * SUB)) / LANES;
                 product::<S, E>(weights, CHUNK, (self.rows, positions, panels), values, (result.add(sub * SUB), padded));
             }
@@ -612,6 +631,51 @@ struct Operand<E> {
     b: *const E,
     step: usize,
     panel: usize,
+    then: *const u8, // what is read after it; null: nothing is asked for ahead
+}
+
+/// Bytes of rows of an operand that are asked for ahead of those in use.
+const AHEAD: usize = 8192;
+
+impl<E> Operand<E> {
+    /// What to ask for while panels `p..p + wide` of `panels` are read, `k` elements each: a stream that runs ahead of the reading.
+    #[inline(always)]
+    fn ahead(&self, p: usize, wide: usize, (k, panels): (usize, usize)) -> Ahead {
+        let size = size_of::<E>();
+        if self.then.is_null() {
+            return Ahead { at: self.then, bytes: 0, until: 0, then: self.then };
+        }
+        if self.panel >= k * self.step {
+            // Panels lie one after the other: the next ones.
+            let at = if p + wide < panels { self.b.wrapping_add((p + wide) * self.panel).cast() } else { self.then };
+            return Ahead { at, bytes: wide * self.panel * size / k, until: k, then: at };
+        }
+        // Panels lie side by side: whole rows, while the first panels are read.
+        let bytes = if p == 0 { self.step * size } else { 0 };
+        let rows = (AHEAD / (self.step * size)).min(k);
+        Ahead { at: self.b.wrapping_add(rows * self.step).cast(), bytes, until: k - rows, then: self.then }
+    }
+}
+
+/// Step i of a tile asks for `bytes` at `at + i * bytes`, from step `until` on for those at `then`.
+#[derive(Clone, Copy)]
+struct Ahead {
+    at: *const u8,
+    bytes: usize,
+    until: usize,
+    then: *const u8,
+}
+
+impl Ahead {
+    #[inline(always)]
+    fn ask(&self, i: usize) {
+        let from = if i < self.until {
+            self.at.wrapping_add(i * self.bytes)
+        } else {
+            self.then.wrapping_add((i - self.until) * self.bytes)
+        };
+        prefetch_bytes(from, self.bytes);
+    }
 }
 
 /// `out = a b` for `(rows, k, panels)`; rows of a are `stride` apart, rows of out `out.1`.
@@ -635,11 +699,15 @@ unsafe fn product<S: Simd, E: Element>(
                         while p < panels {
                             let at = Operand { b: b.b.add(p * b.panel), ..b };
                             let to = (out.0.add(r * out.1 + p * LANES), out.1);
-                            if (S::TILE.1 == 2 || $size * $wide <= 4) && p + $wide <= panels {
-                                tile::<S, E, $size, $wide>(a.add(r * stride), stride, k, at, to);
+                            let many = (S::TILE.1 == 2 || $size * $wide <= 4) && p + $wide <= panels;
+                            let ahead = b.ahead(p, if many { $wide } else { 1 }, (k, panels));
+                            // Many rows multiply for longer than they read, and later rows find what the first have read.
+                            let ahead = if $size <= 4 && r == 0 { ahead } else { Ahead { bytes: 0, ..ahead } };
+                            if many {
+                                tile::<S, E, $size, $wide>(a.add(r * stride), stride, k, at, ahead, to);
                                 p += $wide;
                             } else {
-                                tile::<S, E, $size, 1>(a.add(r * stride), stride, k, at, to);
+                                tile::<S, E, $size, 1>(a.add(r * stride), stride, k, at, ahead, to);
                                 p += 1;
                             }
                         }
@@ -663,12 +731,16 @@ unsafe fn tile<S: Simd, E: Element, const R: usize, const V: usize>(
     stride: usize,
     k: usize,
     b: Operand<E>,
+    ahead: Ahead,
     out: (*mut f32, usize),
 ) {
     // SAFETY: the caller vouches for R rows and V panels.
     unsafe {
         let mut acc = [[S::splat(0.0); V]; R];
         for i in 0..k {
+            if R <= 4 {
+                ahead.ask(i);
+            }
             let mut column = [S::splat(0.0); V];
             for v in 0..V {
                 column[v] = E::load::<S>(b.b.add(v * b.panel + i * b.step));

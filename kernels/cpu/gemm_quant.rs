@@ -3,7 +3,7 @@
 
 use super::format::{self, Format};
 use super::product::{Block, Output};
-use super::vector::{LANES, Simd, Task, dispatch};
+use super::vector::{LANES, Simd, Task, dispatch, prefetch_bytes};
 use crate::Pool;
 use crate::pool::Shareable;
 use crate::simd::Level;
@@ -104,6 +104,10 @@ pub(crate) struct Quant<F> {
 
 /// Rows from which on a panel is unpacked once for all of them.
 pub(crate) const UNPACKED: usize = 9;
+
+/// Bytes of weights that are asked for ahead of those in use: what memory delivers in some hundred nanoseconds, and half of the smallest
+/// first-level cache. From 0 to 2 KiB products slow down by up to a fifth, at 8 KiB they are as fast.
+pub(crate) const AHEAD: usize = 4096;
 
 /// Scratch bytes that a block takes: two unpacked panels.
 pub(crate) fn scratch_bytes(k: usize) -> usize {
@@ -213,6 +217,7 @@ impl<F: Format> Quant<F> {
             let mut acc = [S::splat(0.0); R];
             for first in (0..k / 32).step_by(F::UNITS) {
                 for u in 0..F::UNITS {
+                    prefetch_bytes(record.wrapping_add(F::HEAD + u * F::UNIT + AHEAD), F::UNIT);
                     let codes = format::codes::<S, F>(record, u);
                     for half in 0..32 / F::SUB {
                         let scale = format::scale::<S, F>(record, u, half);
@@ -250,6 +255,7 @@ impl<F: Format> Quant<F> {
             let mins = scales.add(k / 16 * LANES);
             for first in (0..k / 32).step_by(F::UNITS) {
                 for u in 0..F::UNITS {
+                    prefetch_bytes(record.wrapping_add(F::HEAD + u * F::UNIT + AHEAD), F::UNIT);
                     let codes = format::codes::<S, F>(record, u);
                     for g in 0..8 {
                         S::storei(to.add(((first + u) * 8 + g) * 64), codes[g]);

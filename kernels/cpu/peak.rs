@@ -1,6 +1,7 @@
 //! What the machine can do at most, measured: the yardsticks of the benches. They read the clock; no kernel does.
 
-use super::vector::{LANES, Simd, Task, dispatch};
+use super::gemm_quant::AHEAD;
+use super::vector::{LANES, Simd, Task, dispatch, prefetch_bytes};
 use crate::memory::Aligned;
 use crate::{Pool, simd};
 use std::hint::black_box;
@@ -78,7 +79,8 @@ impl Task for Dots<'_> {
 /// Bytes that a task of [`Sweep`] reads.
 const SWEPT: usize = 2 << 20;
 
-/// Reads `SWEPT` bytes once, from front to back (several places at once are slower), and gives the union of their bits.
+/// Reads `SWEPT` bytes once, from front to back (several places at once are slower), asking for what is [`AHEAD`] as the products do, and
+/// gives the union of their bits.
 struct Sweep(*const u8);
 
 impl Task for Sweep {
@@ -90,6 +92,7 @@ impl Task for Sweep {
         unsafe {
             let mut seen = [S::splati(0); 8];
             for at in (0..SWEPT).step_by(512) {
+                prefetch_bytes(self.0.wrapping_add(at + AHEAD), 512);
                 for v in 0..8 {
                     seen[v] = S::or(seen[v], S::loadi(self.0.add(at + 64 * v)));
                 }

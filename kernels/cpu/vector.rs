@@ -101,6 +101,32 @@ pub(crate) trait Simd: Copy + 'static {
     }
 }
 
+/// Asks for the cache line at `p`, which need not be readable: a stream that is computed on as it is read gets ahead of the processor's own
+/// prefetching, which stops at pages and where the stream jumps.
+#[inline(always)]
+pub(crate) fn prefetch(p: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint that every x86-64 processor knows; it never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a hint; it never faults.
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{0}]", in(reg) p, options(nostack, readonly, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = p;
+}
+
+/// As [`prefetch`], for `bytes` from `p` on.
+#[inline(always)]
+pub(crate) fn prefetch_bytes(p: *const u8, bytes: usize) {
+    for at in (0..bytes).step_by(64) {
+        prefetch(p.wrapping_add(at));
+    }
+}
+
 /// Work that is compiled once for each level.
 pub(crate) trait Task {
     type Output;
