@@ -75,7 +75,7 @@ pub fn linear_many(pool: &Pool, x: &[f32], products: &mut [Product]) {
     // In place, so that a step allocates nothing.
     let mut plans = [const { None }; TOGETHER];
     for (plan, product) in plans.iter_mut().zip(products) {
-        *plan = Some(Plan::new(x, m, k, product));
+        *plan = Some(Plan::new(pool.threads(), x, m, k, product));
     }
     let plans = &plans[..count];
     let Some(level) = plans.iter().flatten().find(|p| is_quantized(p.w.kind())).map(|p| p.w.level()) else {
@@ -126,7 +126,7 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(x: &[f32], m: usize, k: usize, product: &'a mut Product) -> Self {
+    fn new(threads: usize, x: &[f32], m: usize, k: usize, product: &'a mut Product) -> Self {
         let w = product.weights;
         let (n, panels) = (w.rows(), w.panels());
         assert!(
@@ -141,7 +141,7 @@ impl<'a> Plan<'a> {
         let ((float, int), panel_bytes) = (dispatch(w.level(), Tiles), w.bytes() / panels.max(1));
         let split = match (is_quantized(w.kind()), m) {
             (true, 0..UNPACKED) => Split::stream(m, panels, panel_bytes, 1),
-            (true, _) => Split::blocked(m, panels, k, size_of::<u8>(), int),
+            (true, _) => Split::unpacked(m, panels, k, int, threads),
             (false, 0..=1) => Split::stream(m, panels, panel_bytes, 4),
             (false, _) if m <= float.0 => Split::stream(m, panels, panel_bytes, float.1),
             (false, _) => Split::blocked(m, panels, k, size_of::<f32>(), float),
@@ -164,7 +164,7 @@ impl<'a> Plan<'a> {
                     }
                 });
             };
-            with_scratch(gemm_quant::scratch_bytes(k), |scratch| {
+            with_scratch(gemm_quant::scratch_bytes(block.rows), |scratch| {
                 let (x, w) = (quantized, data);
                 with_format!(self.w.kind(), F => dispatch(level, Quant::<F> { x, w, target, block, scratch, format: PhantomData }), {});
             });

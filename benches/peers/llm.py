@@ -12,6 +12,7 @@ each question finds. Files of 1.7B, 4B and 8B shape have random weights (synthet
 pairs: other work on the machine meets both alike. Everything goes to benches/runs, again after each question.
 """
 import argparse, hashlib, os, subprocess, sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +29,13 @@ class Question:
     kind: str  # prefill or decode
     depth: int = 0
     bar: float = 0.0
+    busy: int = 0  # other processes that compute without end on the same cores
 
     def title(self):
-        return "prefill 512" if self.kind == "prefill" else f"decode, depth {self.depth:,}"
+        if self.kind == "prefill":
+            return "prefill 512"
+        beside = f", beside {self.busy} busy process{'es' if self.busy > 1 else ''}" if self.busy else ""
+        return f"decode, depth {self.depth:,}{beside}"
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ MODELS = {
     "smollm2": Model(
         "SmolLM2-135M Q4_1",
         "smollm2-135m",
-        decode((0, 1.6), (2048, 2.0), (8192, 2.0)) + [Question("prefill", bar=2.5)],
+        decode((0, 1.6), (2048, 2.0), (8192, 2.0))
+        + [Question("prefill", bar=2.5), Question("decode", busy=1), Question("decode", busy=2)],
         128,
     ),
     "gemma3": Model("Gemma 3 270M Q4_K_M", "gemma3-270m", decode((0, 1.5)) + [Question("prefill", bar=2.0)], 128),
@@ -105,6 +111,18 @@ def peer(args):
 
 
 # -- measuring --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def neighbours(count):
+    """So many processes that compute without end meanwhile."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
 class Bench:
@@ -154,10 +172,11 @@ class Bench:
         """Pairs of runs, in turn; the ratio of each pair."""
         rate = f"{question.kind}_tokens_per_s"
         tried, pairs = self.search(question), []
-        for _ in range(self.args.pairs):
-            a, b = self.ours(question), self.theirs(question, tried[0]["settings"])
-            pairs.append({"dreamseed": a, "llama.cpp": b, "load": load(), "ratio": a[rate] / b[rate]})
-            print(f"  {a[rate]:.1f} beside {b[rate]:.1f} tokens/s: {pairs[-1]['ratio']:.2f}", file=sys.stderr)
+        with neighbours(question.busy):
+            for _ in range(self.args.pairs):
+                a, b = self.ours(question), self.theirs(question, tried[0]["settings"])
+                pairs.append({"dreamseed": a, "llama.cpp": b, "load": load(), "ratio": a[rate] / b[rate]})
+                print(f"  {a[rate]:.1f} beside {b[rate]:.1f} tokens/s: {pairs[-1]['ratio']:.2f}", file=sys.stderr)
         result = {
             "question": question.title(),
             "settings": tried[0]["settings"],
@@ -228,6 +247,7 @@ def arguments():
     default = [key for key in MODELS if key != "tiny"]
     parser.add_argument("--models", nargs="+", choices=MODELS, default=default, metavar="MODEL", help=", ".join(MODELS))
     parser.add_argument("--only", choices=["decode", "prefill", "perplexity"], help="only this kind of question")
+    parser.add_argument("--busy", nargs="+", type=int, metavar="N", help="only questions beside so many busy processes")
     parser.add_argument("--depths", nargs="+", type=int, metavar="N", help="only questions at these depths")
     parser.add_argument("--pairs", type=int, default=5, help="pairs of runs for each question (default 5)")
     parser.add_argument("--search", type=int, default=2, help="runs of each of llama.cpp's settings, the best counts (default 2)")
@@ -246,6 +266,10 @@ def arguments():
     return args
 
 
+def chosen(question, args):
+    return (not args.depths or question.depth in args.depths) and (args.busy is None or question.busy in args.busy)
+
+
 def main():
     args = arguments()
     args.cache.mkdir(parents=True, exist_ok=True)
@@ -260,7 +284,7 @@ def main():
             about = run([python, LLAMA, "bench", bench.file, "--prompt", 8, "--gen", 0, "--runs", 1, "--about"])
             result["llama_cpp"] = {"python_package": about["version"], "system": about["system"]}
             for question in bench.model.questions:
-                if args.only in (None, question.kind) and (not args.depths or question.depth in args.depths):
+                if args.only in (None, question.kind) and chosen(question, args):
                     print(f"{bench.model.title}, {question.title()}", file=sys.stderr)
                     entry["questions"].append(bench.compare(question))
                     keep()

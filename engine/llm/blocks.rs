@@ -18,6 +18,9 @@ pub(super) type BlockId = u32;
 /// Serial number of what a published block holds; 0 stands for the empty prefix.
 type Serial = u64;
 
+/// The empty prefix of sequences whose keys are rotated as those of long ones: a tree of its own, for they agree with no others.
+const LONG: Serial = Serial::MAX;
+
 #[derive(Default)]
 struct Block {
     users: u32,
@@ -107,9 +110,10 @@ impl Blocks {
         self.free.len() + self.idle.len() + (self.limit - self.blocks.len())
     }
 
-    /// The longest known beginning of `tokens`, now used by one sequence more.
-    pub(super) fn find(&mut self, tokens: &[u32]) -> Found {
+    /// The longest known beginning of `tokens`, now used by one sequence more; `long`: among those rotated as long sequences are.
+    pub(super) fn find(&mut self, tokens: &[u32], long: bool) -> Found {
         let mut found = Found::default();
+        found.table.last = if long { LONG } else { 0 };
         // 1. whole blocks are shared
         while let Some(chunk) = tokens.get(found.len..found.len + KV_BLOCK) {
             let Some(id) = self.whole_child(found.table.last, chunk) else { break };
@@ -301,7 +305,7 @@ mod tests {
 
         /// Begins a sequence of `tokens`; how many positions it did not compute, `None`: no room.
         fn begin(&mut self, tokens: &[u32]) -> Option<usize> {
-            let Found { mut table, len, copy } = self.blocks.find(tokens);
+            let Found { mut table, len, copy } = self.blocks.find(tokens, false);
             if let Some((from, to)) = copy {
                 self.store[to as usize] = self.store[from as usize].clone();
             }
@@ -422,6 +426,21 @@ mod tests {
         assert_eq!(world.begin(&[&b[..], &[1, 2, 3]].concat()), Some(282));
         assert_eq!(world.begin(&a[5..]), Some(0));
         world.check();
+    }
+
+    #[test]
+    fn long_sequences_share_nothing_with_short_ones() {
+        let mut blocks = Blocks::new(8);
+        let tokens: Vec<u32> = (0..200).collect();
+        for long in [true, false] {
+            let mut found = blocks.find(&tokens, long);
+            assert_eq!(found.len, 0);
+            assert!(blocks.grow(&mut found.table, tokens.len()));
+            blocks.give_up(found.table, &tokens);
+            let again = blocks.find(&tokens, long);
+            assert_eq!(again.len, 200);
+            blocks.give_up(again.table, &tokens);
+        }
     }
 
     #[test]

@@ -151,7 +151,8 @@ impl Loop {
 
     fn start(&mut self, request: Request) {
         let events = request.events.clone();
-        match Sequence::new(request) {
+        let long = self.core.decoder.is_long(request.context);
+        match Sequence::new(request, long) {
             Ok(sequence) => self.scheduler.push(sequence),
             Err(e) => drop(events.send(Err(e))),
         }
@@ -164,22 +165,25 @@ impl Loop {
             store.reserve(to.max(from) as usize + 1);
             store.copy(from, to);
         });
-        let drafted = self.draft();
+        if let Err(e) = self.draft() {
+            return self.fail_all(&e);
+        }
         let beside = if self.row > 0.0 { (PATIENCE.as_secs_f64() / self.row) as usize } else { LEAST_ROWS };
         let work = self.scheduler.plan(beside.clamp(LEAST_ROWS, ROWS));
         if work.is_empty() {
             return;
         }
         self.store.reserve(self.scheduler.blocks.touched());
-        match drafted.and_then(|()| self.run(&work)) {
+        match self.run(&work) {
             Ok(()) => self.postprocess(&work),
-            // A pass refuses what the accounting should never give it: everyone has to hear of it, none can go on.
-            Err(e) => {
-                let message = e.to_string();
-                for i in (0..self.scheduler.running.len()).rev() {
-                    self.scheduler.fail(i, Error::Internal(message.clone()));
-                }
-            }
+            Err(e) => self.fail_all(&e),
+        }
+    }
+
+    /// A pass refused what the accounting should never give it: everyone has to hear of it, none can go on.
+    fn fail_all(&mut self, error: &Error) {
+        for i in (0..self.scheduler.running.len()).rev() {
+            self.scheduler.fail(i, Error::Internal(error.to_string()));
         }
     }
 
@@ -231,7 +235,8 @@ impl Loop {
                 0 => Logits::All,
                 _ => Logits::None,
             };
-            Slice { tokens: &s.tokens[s.cached..s.cached + w.tokens], past: s.cached, blocks: s.table.blocks(), logits }
+            let tokens = &s.tokens[s.cached..s.cached + w.tokens];
+            Slice { tokens, past: s.cached, context: s.context, blocks: s.table.blocks(), logits }
         };
         let slices: Vec<Slice> = work.iter().map(slice).collect();
         let start = Instant::now();

@@ -68,7 +68,7 @@ impl Scheduler {
             }
             // The last token runs in any case: its logits are wanted.
             let known = sequence.tokens.len() - 1;
-            let Found { mut table, len, copy: copied } = self.blocks.find(&sequence.tokens[..known]);
+            let Found { mut table, len, copy: copied } = self.blocks.find(&sequence.tokens[..known], sequence.long);
             if let Some((from, to)) = copied {
                 copy(from, to);
             }

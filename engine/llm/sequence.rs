@@ -67,6 +67,8 @@ pub(super) struct Sequence {
     pub(super) draft_cached: usize,
     pub(super) sampler: Sampler,
     pub(super) context: usize,
+    /// Whether the model rotates it as a long sequence.
+    pub(super) long: bool,
     constraint: Option<Constraint>,
     forced: bool, // the drafts are what the grammar forces
     prompt: usize,
@@ -84,7 +86,7 @@ pub(super) struct Sequence {
 impl Sequence {
     /// # Errors
     /// [`Error::Usage`] for options out of range.
-    pub(super) fn new(request: Request) -> Result<Self> {
+    pub(super) fn new(request: Request, long: bool) -> Result<Self> {
         let Request { prompt, options, constraint, context, events, cancelled } = request;
         let mut sampler = Sampler::new(options.sampling)?;
         prompt.iter().for_each(|&t| sampler.accept(t));
@@ -99,6 +101,7 @@ impl Sequence {
             draft_cached: 0,
             sampler,
             context,
+            long,
             constraint,
             forced: false,
             text: TextStream::new(options.stop.clone()),

@@ -121,7 +121,8 @@ impl Drafter {
         Self { core, store, workspace }
     }
 
-    /// Fills the drafts of each sequence with as many guesses as `lengths` says; how many in all.
+    /// Fills the drafts of each sequence with as many guesses as `lengths` says; how many in all. All sequences guess together, a token
+    /// each in a pass; before its first guess a sequence runs what was chosen since its last.
     ///
     /// # Errors
     /// [`Error::Internal`] when the model refuses tokens that the large one has.
@@ -132,45 +133,51 @@ impl Drafter {
         sequences: &mut [Sequence],
         lengths: &[usize],
     ) -> Result<usize> {
-        let mut guesses = 0;
-        for (s, &length) in sequences.iter_mut().zip(lengths) {
-            if length == 0 {
-                continue;
-            }
-            // 1. what was chosen since, to the draft model's own store
-            if !blocks.grow(&mut s.draft_table, s.tokens.len() + length) {
-                continue;
-            }
-            self.store.reserve(blocks.touched());
-            let mut sampler = s.sampler.fork();
-            while s.draft_cached < s.tokens.len() {
-                let end = s.tokens.len().min(s.draft_cached + self.workspace.rows());
-                let (tokens, logits) =
-                    (&s.tokens[s.draft_cached..end], if end == s.tokens.len() { Logits::Last } else { Logits::None });
-                let slice = Slice { tokens, past: s.draft_cached, blocks: s.draft_table.blocks(), logits };
-                self.pass(pool, &slice)?;
-                s.draft_cached = end;
-            }
-            // 2. one guess after the other
-            while let Some(token) = sampler.sample(self.workspace.logits()) {
-                s.drafts.push(token);
-                guesses += 1;
-                if s.drafts.len() == length || self.core.tokenizer.is_end(token) {
-                    break;
-                }
-                sampler.accept(token);
-                let past = s.tokens.len() + s.drafts.len() - 1;
-                let slice = Slice { tokens: &[token], past, blocks: s.draft_table.blocks(), logits: Logits::Last };
-                self.pass(pool, &slice)?;
-                s.draft_cached = past + 1;
+        let vocab = self.core.decoder.config().vocab;
+        let mut guessing = Vec::new();
+        for (i, (s, &length)) in sequences.iter_mut().zip(lengths).enumerate().filter(|(_, (_, length))| **length > 0) {
+            if blocks.grow(&mut s.draft_table, s.tokens.len() + length) {
+                s.draft_cached = s.draft_cached.min(s.tokens.len() - 1); // the last token's logits are wanted in any case
+                guessing.push((i, s.sampler.fork()));
             }
         }
+        self.store.reserve(blocks.touched());
+        let mut guesses = 0;
+        while !guessing.is_empty() {
+            let (mut slices, mut left) = (Vec::new(), self.workspace.rows());
+            for (i, _) in &guessing {
+                let s = &sequences[*i];
+                let pending = match s.draft_cached.checked_sub(s.tokens.len()) {
+                    Some(drafted) => &s.drafts[drafted..],
+                    None => &s.tokens[s.draft_cached..],
+                };
+                let taken = pending.len().min(left);
+                left -= taken;
+                let logits = if taken == pending.len() { Logits::Last } else { Logits::None };
+                let (tokens, past, blocks) = (&pending[..taken], s.draft_cached, s.draft_table.blocks());
+                slices.push(Slice { tokens, past, context: s.context, blocks, logits });
+            }
+            let ran: Vec<(usize, bool)> = slices.iter().map(|s| (s.tokens.len(), s.logits == Logits::Last)).collect();
+            slices.retain(|s| !s.tokens.is_empty());
+            let run = self.core.decoder.run(pool, &mut self.workspace, &mut self.store, &slices);
+            let mut logits = run.map_err(|e| Error::Internal(format!("the draft model: {e}")))?;
+            let mut ran = ran.into_iter();
+            guessing.retain_mut(|(i, sampler)| {
+                let (s, (tokens, last)) = (&mut sequences[*i], ran.next().unwrap_or_default());
+                s.draft_cached += tokens;
+                if !last {
+                    return true;
+                }
+                let (own, rest) = logits.split_at(vocab);
+                logits = rest;
+                let Some(token) = sampler.sample(own) else { return false };
+                s.drafts.push(token);
+                guesses += 1;
+                sampler.accept(token);
+                s.drafts.len() < lengths[*i] && !self.core.tokenizer.is_end(token)
+            });
+        }
         Ok(guesses)
-    }
-
-    fn pass(&mut self, pool: &Pool, slice: &Slice) -> Result<()> {
-        let run = self.core.decoder.run(pool, &mut self.workspace, &mut self.store, std::slice::from_ref(slice));
-        run.map(|_| ()).map_err(|e| Error::Internal(format!("the draft model: {e}")))
     }
 
     /// Whether it writes the same tokens as `other`.

@@ -176,7 +176,8 @@ fn many_at_once_get_what_each_would_get_alone() {
 fn guesses_change_no_text() {
     let Some(plain) = llm(TEMPLATE) else { return };
     let draft = Speculation::Draft(plain.clone());
-    for speculation in [Speculation::LookUp, draft] {
+    // A model guesses its own tokens right, and the look-up some of them; how many guesses are worth it depends on the clock.
+    for (speculation, right) in [(Speculation::LookUp, 0.05), (draft, 0.95)] {
         let Some(llm) = llm_with(TEMPLATE, &Settings { speculation, ..Settings::default() }) else { return };
         let mut total = Speculated::default();
         for (i, prompt) in prompts(8).iter().enumerate() {
@@ -188,7 +189,8 @@ fn guesses_change_no_text() {
                 total.accepted += got.speculated.accepted;
             }
         }
-        assert!(total.accepted > 20 && total.accepted <= total.drafted, "{total:?}");
+        assert!(total.drafted > 0 && total.accepted <= total.drafted, "{total:?}");
+        assert!(total.accepted as f64 >= right * total.drafted as f64, "{total:?}");
     }
 }
 

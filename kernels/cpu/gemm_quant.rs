@@ -98,7 +98,7 @@ pub(crate) struct Quant<F> {
     pub(crate) w: *const u8, // panels of k / 32 / UNITS records, panel 0 of the whole matrix
     pub(crate) target: Output,
     pub(crate) block: Block,
-    pub(crate) scratch: *mut u8, // scratch_bytes(k)
+    pub(crate) scratch: *mut u8, // scratch_bytes(block.rows)
     pub(crate) format: std::marker::PhantomData<F>,
 }
 
@@ -109,14 +109,18 @@ pub(crate) const UNPACKED: usize = 9;
 /// first-level cache. From 0 to 2 KiB products slow down by up to a fifth, at 8 KiB they are as fast.
 pub(crate) const AHEAD: usize = 4096;
 
-/// Scratch bytes that a block takes: two unpacked panels.
-pub(crate) fn scratch_bytes(k: usize) -> usize {
-    2 * unpacked_bytes(k)
-}
+/// Units of a panel that are unpacked at once, then multiplied by all rows: they stay in the second-level cache, however long a row is.
+const DEPTH: usize = 32;
+/// An unpacked part of a panel: codes (DEPTH * 8, 16, 4), scales and minima (DEPTH * 2, 16) each.
+const PART: usize = DEPTH * 8 * 64 + 2 * SCALES;
+const SCALES: usize = DEPTH * 2 * LANES * size_of::<f32>();
 
-/// An unpacked panel: codes (k / 4, 16, 4), scales and minima (k / 16, 16) each.
-fn unpacked_bytes(k: usize) -> usize {
-    k * LANES + 2 * (k / 16) * LANES * size_of::<f32>()
+/// Most panels of a tile.
+const WIDE: usize = 2;
+
+/// Scratch bytes that a block takes: parts of WIDE panels, and running sums (rows, WIDE, 16).
+pub(crate) fn scratch_bytes(rows: usize) -> usize {
+    if rows < UNPACKED { 0 } else { WIDE * PART + rows * WIDE * LANES * size_of::<f32>() }
 }
 
 impl<F: Format> Task for Quant<F> {
@@ -133,11 +137,15 @@ impl<F: Format> Task for Quant<F> {
                     self.stream::<S>(p);
                     p += 1;
                 } else {
-                    let wide = if S::TILE_INT.1 == 2 && p + 2 <= b.panel + b.panels { 2 } else { 1 };
-                    for v in 0..wide {
-                        self.unpack::<S>(p + v, self.scratch.add(v * unpacked_bytes(self.x.k)));
+                    let wide = S::TILE_INT.1.min(b.panel + b.panels - p);
+                    let units = self.x.k / 32;
+                    for first in (0..units).step_by(DEPTH) {
+                        let part = (first, DEPTH.min(units - first));
+                        for v in 0..wide {
+                            self.unpack::<S>(p + v, part, self.scratch.add(v * PART));
+                        }
+                        self.rows::<S>(p, wide, part);
                     }
-                    self.rows::<S>(p, wide);
                     p += wide;
                 }
             }
@@ -193,7 +201,7 @@ impl<F: Format> Quant<F> {
         let (mut r, end) = (self.block.row, self.block.row + self.block.rows);
         macro_rules! step {
             ($size:literal) => {
-                if S::TILE_INT.0 >= $size {
+                if S::TILE_INT.0 * S::TILE_INT.1 >= $size {
                     while end - r >= $size {
                         // SAFETY: rows r..r + $size exist.
                         unsafe { self.stream_tile::<S, $size>(panel, r) };
@@ -244,16 +252,15 @@ impl<F: Format> Quant<F> {
         }
     }
 
-    /// Unpacks a panel: codes to bytes, scales and minima to f32.
+    /// Unpacks `units` units of a panel from `begin` on: codes to bytes, scales and minima to f32.
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(&self, panel: usize, to: *mut u8) {
-        let k = self.x.k;
-        // SAFETY: `to` holds unpacked_bytes(k), the panel its records.
+    unsafe fn unpack<S: Simd>(&self, panel: usize, (begin, units): (usize, usize), to: *mut u8) {
+        // SAFETY: `to` holds PART bytes, the panel its records; parts are whole records.
         unsafe {
-            let mut record = self.panel(panel);
-            let scales = to.add(k * LANES).cast::<f32>();
-            let mins = scales.add(k / 16 * LANES);
-            for first in (0..k / 32).step_by(F::UNITS) {
+            let mut record = self.panel(panel).add(begin / F::UNITS * F::RECORD);
+            let scales = to.add(PART - 2 * SCALES).cast::<f32>();
+            let mins = to.add(PART - SCALES).cast::<f32>();
+            for first in (0..units).step_by(F::UNITS) {
                 for u in 0..F::UNITS {
                     prefetch_bytes(record.wrapping_add(F::HEAD + u * F::UNIT + AHEAD), F::UNIT);
                     let codes = format::codes::<S, F>(record, u);
@@ -273,9 +280,9 @@ impl<F: Format> Quant<F> {
         }
     }
 
-    /// All rows by one or two unpacked panels.
+    /// All rows by an unpacked part of up to WIDE panels.
     #[inline(always)]
-    unsafe fn rows<S: Simd>(&self, panel: usize, wide: usize) {
+    unsafe fn rows<S: Simd>(&self, panel: usize, wide: usize, part: (usize, usize)) {
         let (mut r, end) = (self.block.row, self.block.row + self.block.rows);
         macro_rules! step {
             ($size:literal) => {
@@ -283,10 +290,9 @@ impl<F: Format> Quant<F> {
                     while end - r >= $size {
                         // SAFETY: rows r..r + $size and `wide` unpacked panels exist.
                         unsafe {
-                            if S::TILE_INT.1 == 2 && wide == 2 {
-                                self.tile::<S, $size, 2>(panel, r);
-                            } else {
-                                self.tile::<S, $size, 1>(panel, r);
+                            match wide {
+                                2 if S::TILE_INT.1 >= 2 => self.tile::<S, $size, 2>(panel, r, part),
+                                _ => self.tile::<S, $size, 1>(panel, r, part),
                             }
                         }
                         r += $size;
@@ -301,12 +307,21 @@ impl<F: Format> Quant<F> {
     }
 
     #[inline(always)]
-    unsafe fn tile<S: Simd, const R: usize, const V: usize>(&self, panel: usize, row: usize) {
+    unsafe fn tile<S: Simd, const R: usize, const V: usize>(&self, panel: usize, row: usize, (begin, units): (usize, usize)) {
         let k = self.x.k;
-        // SAFETY: R rows of x from `row` on exist, and scratch holds V unpacked panels.
+        // SAFETY: R rows of x from `row` on exist, and scratch holds the part of V panels and sums of all rows of the block.
         unsafe {
+            let sums = self.scratch.add(WIDE * PART).cast::<f32>().add((row - self.block.row) * WIDE * LANES);
             let mut acc = [[S::splat(0.0); V]; R];
-            for unit in 0..k / 32 {
+            if begin > 0 {
+                for r in 0..R {
+                    for v in 0..V {
+                        acc[r][v] = S::load(sums.add((WIDE * r + v) * LANES));
+                    }
+                }
+            }
+            for at in 0..units {
+                let unit = begin + at;
                 for half in 0..32 / F::SUB {
                     let mut int = [[S::splati(0); V]; R];
                     if Self::bias::<S>() != 0 {
@@ -315,19 +330,20 @@ impl<F: Format> Quant<F> {
                         }
                     }
                     for g in 0..F::SUB / 4 {
-                        let group = unit * 8 + half * F::SUB / 4 + g;
+                        let group = half * F::SUB / 4 + g;
                         for v in 0..V {
-                            let codes = S::loadi(self.scratch.add(v * unpacked_bytes(k) + group * 64));
+                            let codes = S::loadi(self.scratch.add(v * PART + (at * 8 + group) * 64));
                             for r in 0..R {
-                                int[r][v] = Self::dot::<S>(int[r][v], codes, self.x.q.add((row + r) * k + group * 4));
+                                let x = self.x.q.add((row + r) * k + (unit * 8 + group) * 4);
+                                int[r][v] = Self::dot::<S>(int[r][v], codes, x);
                             }
                         }
                     }
                     for v in 0..V {
-                        let scales = self.scratch.add(v * unpacked_bytes(k) + k * LANES).cast::<f32>();
-                        let at = (unit * (32 / F::SUB) + half) * LANES;
+                        let scales = self.scratch.add(v * PART + PART - 2 * SCALES).cast::<f32>();
+                        let at = (at * (32 / F::SUB) + half) * LANES;
                         let scale = S::load(scales.add(at));
-                        let min = if F::MINS { S::load(scales.add(k / 16 * LANES + at)) } else { scale };
+                        let min = if F::MINS { S::load(scales.add(SCALES / size_of::<f32>() + at)) } else { scale };
                         for r in 0..R {
                             acc[r][v] = self.fold::<S>(acc[r][v], int[r][v], scale, min, (row + r, unit, half));
                         }
@@ -336,7 +352,11 @@ impl<F: Format> Quant<F> {
             }
             for r in 0..R {
                 for v in 0..V {
-                    self.target.store::<S>(row + r, panel + v, acc[r][v]);
+                    if begin + units < k / 32 {
+                        S::store(sums.add((WIDE * r + v) * LANES), acc[r][v]);
+                    } else {
+                        self.target.store::<S>(row + r, panel + v, acc[r][v]);
+                    }
                 }
             }
         }

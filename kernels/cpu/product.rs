@@ -1,5 +1,5 @@
-//! What all matrix products share: where a tile goes, and how the work is split. The split depends on the shape alone, and
-//! k is never split: a result is the same whatever the number of threads, and a row's result whatever the other rows.
+//! What all matrix products share: where a tile goes, and how the work is split. However it is split, sums over k run in one order: a
+//! result is the same whatever the number of threads, and a row's result whatever the other rows.
 
 use super::math;
 use super::vector::{LANES, Simd, Task, dispatch};
@@ -100,6 +100,10 @@ const WORK: usize = 1 << 20;
 /// Bytes of activations that a block of rows holds at most: they stay in the second-level cache.
 const CACHED: usize = 384 << 10;
 
+/// Most and fewest rows of a block that unpacks its panels.
+const TALL: usize = 512;
+const LOW: usize = 48;
+
 impl Split {
     /// For few rows: all of them in a block, panels by weight bytes. `unit` panels are computed together.
     pub(crate) fn stream(m: usize, panels: usize, panel_bytes: usize, unit: usize) -> Self {
@@ -107,13 +111,26 @@ impl Split {
         Self { m, panels, rows: m, group }
     }
 
-    /// For many rows of k elements of `size` bytes; blocks of a multiple of `tile` rows.
+    /// For many rows of k elements of `size` bytes by floats; blocks of a multiple of `tile` rows.
     pub(crate) fn blocked(m: usize, panels: usize, k: usize, size: usize, tile: (usize, usize)) -> Self {
         let most = (CACHED / (k * size).max(1)).max(4 * tile.0);
         let blocks = m.div_ceil(most.max(1)).max(1);
         let rows = m.div_ceil(blocks).next_multiple_of(tile.0);
         let work = (rows * LANES * k).max(1);
         let group = WORK.div_ceil(work).next_multiple_of(tile.1).min(panels.max(1));
+        Self { m, panels, rows, group }
+    }
+
+    /// For many rows by quantized weights, of which a task unpacks its panels once for all its rows: blocks as tall as they may be while
+    /// each of `threads` still has some tasks to choose from.
+    pub(crate) fn unpacked(m: usize, panels: usize, k: usize, tile: (usize, usize), threads: usize) -> Self {
+        let mut blocks = m.div_ceil(TALL).max(1);
+        let tall = |blocks: usize| m.div_ceil(blocks) > LOW;
+        while blocks * panels.div_ceil(tile.1) < 4 * threads && tall(2 * blocks) {
+            blocks *= 2;
+        }
+        let rows = m.div_ceil(blocks).next_multiple_of(tile.0);
+        let group = WORK.div_ceil((rows * LANES * k).max(1)).next_multiple_of(tile.1).min(panels.max(1));
         Self { m, panels, rows, group }
     }
 
@@ -191,7 +208,11 @@ mod tests {
     fn blocks_cover_the_output_once() {
         for (m, n, k) in [(1, 1, 1), (1, 4096, 4096), (13, 33, 7), (1500, 2048, 512), (4096, 16, 16), (300, 600, 1)] {
             let panels = usize::div_ceil(n, LANES);
-            for split in [Split::stream(m, panels, k * LANES * 4, 4), Split::blocked(m, panels, k, 4, (12, 2))] {
+            for split in [
+                Split::stream(m, panels, k * LANES * 4, 4),
+                Split::blocked(m, panels, k, 4, (12, 2)),
+                Split::unpacked(m, panels, k, (6, 2), 16),
+            ] {
                 let mut seen = vec![0u8; m * panels];
                 for i in 0..split.blocks() {
                     let b = split.block(i);

@@ -86,6 +86,8 @@ pub struct Slice<'a> {
     pub tokens: &'a [u32],
     /// Positions that the store holds already.
     pub past: usize,
+    /// Positions that the sequence may have one day: some models rotate long sequences otherwise, from their first token on.
+    pub context: usize,
     /// Blocks of the store for all positions, the new ones among them.
     pub blocks: &'a [u32],
     /// Which logits are wanted.
@@ -166,9 +168,14 @@ impl Decoder {
         State::new(&self.config, context, kind)
     }
 
-    /// Buffers for passes of up to `rows` tokens, of sequences as long as the model was trained for.
+    /// Buffers for passes of up to `rows` tokens.
     pub fn workspace(&self, rows: usize) -> Workspace {
-        Workspace::new(&self.config, rows, self.config.context)
+        Workspace::new(&self.config, rows)
+    }
+
+    /// Whether sequences of up to `context` positions are rotated otherwise than short ones: the two cannot share keys.
+    pub fn is_long(&self, context: usize) -> bool {
+        self.global.is_long(context) || self.local.is_long(context)
     }
 
     /// Appends `tokens` to the sequence and gives the logits after the last one, or after each.
@@ -241,10 +248,14 @@ impl Decoder {
                 x.iter_mut().for_each(|x| *x *= self.config.embedding_scale);
             }
         }
-        let positions = || slices.iter().flat_map(|s| s.past..s.past + s.tokens.len());
-        self.global.within(workspace.longest).fill(positions(), &mut workspace.global);
-        if self.config.local.is_some() {
-            self.local.within(workspace.longest).fill(positions(), &mut workspace.local);
+        workspace.global.clear();
+        workspace.local.clear();
+        for s in slices {
+            let positions = s.past..s.past + s.tokens.len();
+            self.global.within(s.context).append(positions.clone(), &mut workspace.global);
+            if self.config.local.is_some() {
+                self.local.within(s.context).append(positions, &mut workspace.local);
+            }
         }
         let n = slices.iter().map(|s| s.tokens.len()).sum();
         for layer in 0..self.config.layers {

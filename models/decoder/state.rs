@@ -8,7 +8,6 @@ use crate::layers::rope::Table;
 /// The buffers of a pass over up to [`Workspace::rows`] tokens, allocated once. Made by [`super::Decoder::workspace`].
 pub struct Workspace {
     rows: usize,
-    pub(super) longest: usize, // positions that its sequences can have: some rotations depend on it
     pub(super) plan: AttentionPlan,
     pub(super) x: Vec<f32>,           // (rows, dim) residual stream
     pub(super) h: Vec<f32>,           // (rows, dim) normed
@@ -26,11 +25,10 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    pub(super) fn new(config: &Config, rows: usize, longest: usize) -> Self {
+    pub(super) fn new(config: &Config, rows: usize) -> Self {
         let (q_dim, kv_dim) = (config.heads * config.head_dim, config.kv_dim());
         Self {
             rows,
-            longest,
             plan: AttentionPlan::default(),
             x: vec![0.0; rows * config.dim],
             h: vec![0.0; rows * config.dim],
@@ -82,7 +80,7 @@ impl State {
             len: 0,
             store: KvStore::new(config.kv_shape(kind)),
             table: Vec::new(),
-            workspace: Workspace::new(config, context.clamp(1, CHUNK), context),
+            workspace: Workspace::new(config, context.clamp(1, CHUNK)),
         }
     }
 
@@ -123,6 +121,6 @@ impl State {
         let past = self.len;
         self.len += tokens.len();
         self.reserve(self.len);
-        (Slice { tokens, past, blocks: &self.table, logits }, &mut self.store, &mut self.workspace)
+        (Slice { tokens, past, context: self.context, blocks: &self.table, logits }, &mut self.store, &mut self.workspace)
     }
 }

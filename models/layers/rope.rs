@@ -204,17 +204,28 @@ impl Rotation {
     /// sequences that share its keys.
     pub fn within(&self, positions: usize) -> &Frequencies {
         match &self.long {
-            Some((original, long)) if positions > *original => long,
+            Some((_, long)) if self.is_long(positions) => long,
             _ => &self.usual,
         }
+    }
+
+    /// Whether a sequence that can become `positions` long has other angles than a short one.
+    pub fn is_long(&self, positions: usize) -> bool {
+        self.long.as_ref().is_some_and(|(original, _)| positions > *original)
+    }
+}
+
+impl Table {
+    /// Forgets all positions.
+    pub fn clear(&mut self) {
+        self.cos.clear();
+        self.sin.clear();
     }
 }
 
 impl Frequencies {
-    /// Fills `table` for `positions`.
-    pub fn fill(&self, positions: impl Iterator<Item = usize>, table: &mut Table) {
-        table.cos.clear();
-        table.sin.clear();
+    /// Appends `positions` to `table`.
+    pub fn append(&self, positions: impl Iterator<Item = usize>, table: &mut Table) {
         for position in positions {
             for radians in &self.radians {
                 let (sin, cos) = (position as f64 * radians).sin_cos();
@@ -277,7 +288,7 @@ mod tests {
     fn tables_hold_the_angles_of_their_positions() {
         let f = rope(yarn(2.0, 64)).frequencies(0);
         let mut table = Table::default();
-        f.fill(3..5, &mut table);
+        f.append(3..5, &mut table);
         assert_eq!((table.cos.len(), table.sin.len()), (64, 64));
         for (at, angle) in [(1, 3.0 * f.radians[1]), (32 + 5, 4.0 * f.radians[5])] {
             assert!((f64::from(table.cos[at]) - angle.cos() * f.magnitude).abs() < 1e-7);
@@ -326,7 +337,7 @@ mod tests {
             ),
         ] {
             let mut table = Table::default();
-            Rope { dims, base, ..rope(Scaling::None) }.frequencies(0).fill(std::iter::once(position), &mut table);
+            Rope { dims, base, ..rope(Scaling::None) }.frequencies(0).append(std::iter::once(position), &mut table);
             for (pair, cos, sin) in known {
                 let seen = (f64::from(table.cos[pair]), f64::from(table.sin[pair]));
                 assert!((seen.0 - cos).abs() < 1e-7 && (seen.1 - sin).abs() < 1e-7, "{position} {base} pair {pair}: {seen:?}");
