@@ -204,6 +204,9 @@ impl<F: Format> Quant<F> {
         }
         step!(6);
         step!(4);
+        if S::TILE_INT.0 == 3 {
+            step!(3);
+        }
         step!(2);
         step!(1);
     }
@@ -296,6 +299,9 @@ impl<F: Format> Quant<F> {
         }
         step!(6);
         step!(4);
+        if S::TILE_INT.0 == 3 {
+            step!(3);
+        }
         step!(2);
         step!(1);
     }

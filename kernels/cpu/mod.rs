@@ -15,6 +15,8 @@ pub(crate) mod lanes;
 pub mod math;
 pub mod movement;
 pub(crate) mod narrow;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 pub mod norm;
 pub mod peak;
 pub mod pooling;
