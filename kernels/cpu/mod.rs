@@ -24,5 +24,7 @@ pub(crate) mod product;
 pub mod reference;
 pub mod resize;
 pub(crate) mod vector;
+#[cfg(test)]
+mod vector_tests;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;
