@@ -14,7 +14,7 @@ use crate::{BlockType, Epilogue, Matrix, Pool, linear};
 pub enum Level {
     /// Plain Rust, any processor.
     Portable = 1,
-    /// AArch64 with dot products.
+    /// AArch64 with NEON and dot products: so far run in an emulator only.
     Neon = 2,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2 = 3,

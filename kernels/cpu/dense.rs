@@ -179,8 +179,8 @@ unsafe fn row<L: Lanes, const NV: usize>(call: &Call, xs: &std::ops::Range<usize
         // SAFETY: each tile lies in `xs` and, where `inside`, in `inner`.
         unsafe {
             match end - x {
-                // Sixteen registers hold four pixels of three vectors, thirty-two hold eight.
-                8.. if L::N == 16 => x += tile::<L, 8, NV>(call, x, inside, p),
+                // Sixteen registers hold four pixels of three vectors, thirty-two (AVX-512's, NEON's) hold eight.
+                8.. if L::N == 16 || cfg!(target_arch = "aarch64") => x += tile::<L, 8, NV>(call, x, inside, p),
                 4.. => x += tile::<L, 4, NV>(call, x, inside, p),
                 2.. => x += tile::<L, 2, NV>(call, x, inside, p),
                 _ => x += tile::<L, 1, NV>(call, x, inside, p),

@@ -212,6 +212,9 @@ impl<F: Format> Quant<F> {
         }
         step!(6);
         step!(4);
+        if S::TILE_INT.0 == 3 {
+            step!(3);
+        }
         step!(2);
         step!(1);
     }
@@ -302,6 +305,9 @@ impl<F: Format> Quant<F> {
         }
         step!(6);
         step!(4);
+        if S::TILE_INT.0 == 3 {
+            step!(3);
+        }
         step!(2);
         step!(1);
     }

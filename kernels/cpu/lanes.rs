@@ -35,7 +35,8 @@ pub(crate) trait Lanes: Copy {
     unsafe fn min(self, o: Self) -> Self;
 }
 
-/// Four floats in plain Rust: SSE2 on x86-64, NEON on AArch64, whatever the compiler makes of it elsewhere.
+/// Four floats in plain Rust: SSE2 on x86-64, on AArch64 the NEON instructions that one would write by hand, whatever the compiler makes
+/// of it elsewhere.
 #[derive(Clone, Copy)]
 pub(crate) struct Plain([f32; 4]);
 

@@ -15,6 +15,8 @@ pub(crate) mod lanes;
 pub mod math;
 pub mod movement;
 pub(crate) mod narrow;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 pub mod norm;
 pub mod peak;
 pub mod pooling;
@@ -22,5 +24,7 @@ pub(crate) mod product;
 pub mod reference;
 pub mod resize;
 pub(crate) mod vector;
+#[cfg(test)]
+mod vector_tests;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;

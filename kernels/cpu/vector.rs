@@ -156,18 +156,10 @@ pub(crate) fn dispatch<T: Task>(level: Level, task: T) -> T::Output {
         Level::Avx2 => unsafe { super::x86::run_avx2(task) },
         // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
-        Level::Neon => unsafe { run_neon(task) },
+        Level::Neon => unsafe { super::neon::run(task) },
         // SAFETY: Portable needs no features.
         _ => unsafe { task.run::<Portable>() },
     }
-}
-
-/// The portable code, vectorised by the compiler for NEON with dot products.
-#[cfg(target_arch = "aarch64")]
-#[target_feature(enable = "neon,dotprod")]
-unsafe fn run_neon<T: Task>(task: T) -> T::Output {
-    // SAFETY: the caller checked the features.
-    unsafe { task.run::<Portable>() }
 }
 
 /// Plain arrays that the compiler vectorises.
