@@ -201,7 +201,7 @@ impl<F: Format> Quant<F> {
         let (mut r, end) = (self.block.row, self.block.row + self.block.rows);
         macro_rules! step {
             ($size:literal) => {
-                if S::TILE_INT.0 * S::TILE_INT.1 >= $size {
+                if S::TILE_INT.0 >= $size {
                     while end - r >= $size {
                         // SAFETY: rows r..r + $size exist.
                         unsafe { self.stream_tile::<S, $size>(panel, r) };
