@@ -110,10 +110,39 @@ impl<'a> Slice<'a> {
     }
 }
 
+/// An operation of a pass, over the workspace's buffers; the number is the layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Op {
+    Embed,
+    NormQkv(usize),
+    RopeAppend(usize),
+    Attend(usize),
+    Output(usize),
+    GateUp(usize),
+    Down(usize),
+    Experts(usize),
+    Head,
+}
+
+/// What a pass does, in order: the same for every pass of a model, whatever its sequences and their lengths.
+fn plan(weights: &Weights) -> Vec<Op> {
+    let mut plan = vec![Op::Embed];
+    for (i, layer) in weights.layers.iter().enumerate() {
+        plan.extend([Op::NormQkv(i), Op::RopeAppend(i), Op::Attend(i), Op::Output(i)]);
+        match layer.feed_forward {
+            FeedForward::Dense(_) => plan.extend([Op::GateUp(i), Op::Down(i)]),
+            FeedForward::Mixture(_) => plan.push(Op::Experts(i)),
+        }
+    }
+    plan.push(Op::Head);
+    plan
+}
+
 /// A language model. Immutable: share it, and give each sequence its own [`State`].
 pub struct Decoder {
     config: Config,
     weights: Weights,
+    plan: Vec<Op>,
     global: Rotation,
     local: Rotation,
 }
@@ -145,7 +174,8 @@ impl Decoder {
         let weights = Weights::load(files, &config, pool)?;
         let local = config.local.as_ref().and_then(|l| l.rope.as_ref()).unwrap_or(&config.rope).rotation();
         let global = config.rope.rotation();
-        Ok(Self { config, weights, global, local })
+        let plan = plan(&weights);
+        Ok(Self { config, weights, plan, global, local })
     }
 
     /// Its shape and kind.
@@ -237,12 +267,28 @@ impl Decoder {
         }
     }
 
-    /// The operations of a pass, in order; the wanted logits are appended to the workspace's.
+    /// Runs the plan over new tokens of several sequences; the wanted logits are appended to the workspace's.
     fn pass(&self, pool: &Pool, workspace: &mut Workspace, store: &mut KvStore, slices: &[Slice]) {
-        let dim = self.config.dim;
-        // 1. embeddings and rotations
+        let n = slices.iter().map(|s| s.tokens.len()).sum();
+        for op in &self.plan {
+            match *op {
+                Op::Embed => self.embed(workspace, slices),
+                Op::NormQkv(layer) => self.norm_qkv(pool, workspace, layer, n),
+                Op::RopeAppend(layer) => self.rope_append(pool, workspace, (store, slices), layer, n),
+                Op::Attend(layer) => self.attend(pool, workspace, (store, slices), layer, n),
+                Op::Output(layer) => self.output(pool, workspace, layer, n),
+                Op::GateUp(layer) => self.gate_up(pool, workspace, layer, n),
+                Op::Down(layer) => self.down(pool, workspace, layer, n),
+                Op::Experts(layer) => self.experts(pool, workspace, layer, n),
+                Op::Head => self.logits(pool, workspace, slices),
+            }
+        }
+    }
+
+    /// Embeddings of the tokens, and the rotations of their positions.
+    fn embed(&self, workspace: &mut Workspace, slices: &[Slice]) {
         let tokens = slices.iter().flat_map(|s| s.tokens);
-        for (&token, x) in tokens.zip(workspace.x.chunks_exact_mut(dim)) {
+        for (&token, x) in tokens.zip(workspace.x.chunks_exact_mut(self.config.dim)) {
             self.weights.embeddings.row(token as usize, x);
             if self.config.embedding_scale != 1.0 {
                 x.iter_mut().for_each(|x| *x *= self.config.embedding_scale);
@@ -257,12 +303,96 @@ impl Decoder {
                 self.local.within(s.context).append(positions, &mut workspace.local);
             }
         }
-        let n = slices.iter().map(|s| s.tokens.len()).sum();
-        for layer in 0..self.config.layers {
-            self.attention(pool, workspace, (store, slices), layer, n);
-            self.feed_forward(pool, workspace, layer, n);
+    }
+
+    /// Norm, then query, key and value together.
+    fn norm_qkv(&self, pool: &Pool, ws: &mut Workspace, layer: usize, n: usize) {
+        let Config { dim, heads, head_dim, eps, .. } = self.config;
+        let (q_dim, kv_dim) = (heads * head_dim, self.config.kv_dim());
+        let (w, h) = (&self.weights.layers[layer], &mut ws.h[..n * dim]);
+        let (q, k, v) = (&mut ws.q[..n * q_dim], &mut ws.k[..n * kv_dim], &mut ws.v[..n * kv_dim]);
+        rms_norm(pool, &ws.x[..n * dim], &w.attn_norm, eps, h);
+        let mut products = [(&w.wq, q, &w.bq), (&w.wk, k, &w.bk), (&w.wv, v, &w.bv)].map(|(weights, out, bias)| Product {
+            weights,
+            out,
+            epilogue: Epilogue { bias: bias.as_deref(), ..Epilogue::default() },
+        });
+        linear_many(pool, h, &mut products);
+    }
+
+    /// Norms of the heads and rotary embedding, then keys and values to the store.
+    fn rope_append(&self, pool: &Pool, ws: &mut Workspace, (store, slices): (&mut KvStore, &[Slice]), layer: usize, n: usize) {
+        let Config { heads, head_dim, eps, .. } = self.config;
+        let (q_dim, kv_dim) = (heads * head_dim, self.config.kv_dim());
+        let w = &self.weights.layers[layer];
+        let (q, k, v) = (&mut ws.q[..n * q_dim], &mut ws.k[..n * kv_dim], &ws.v[..n * kv_dim]);
+        let table = if self.config.local(layer).is_some() { &ws.local } else { &ws.global };
+        let rotary = self.config.rope.dims;
+        let turn = dreamseed_kernels::Rope { kind: self.config.rope.kind, cos: &table.cos, sin: &table.sin, rotary };
+        for (rows, norm) in [(q, &w.q_norm), (&mut *k, &w.k_norm)] {
+            if let Some(norm) = norm {
+                rms_norm_in_place(pool, rows, norm, eps);
+            }
+            rope(pool, &turn, rows, head_dim, &ws.positions[..n]);
         }
-        // 8. last norm and logits, of consecutive rows together
+        let mut row = 0;
+        for s in slices {
+            let rows = row * kv_dim..(row + s.tokens.len()) * kv_dim;
+            store.write(layer, s.blocks, s.past, &k[rows.clone()], &v[rows]);
+            row += s.tokens.len();
+        }
+    }
+
+    /// Attention over the store.
+    fn attend(&self, pool: &Pool, ws: &mut Workspace, (store, slices): (&KvStore, &[Slice]), layer: usize, n: usize) {
+        let Config { heads, head_dim, attention_scale: scale, .. } = self.config;
+        let q_dim = heads * head_dim;
+        let a = Paged { store, layer, heads, scale, window: self.config.local(layer).map(|l| l.window) };
+        let (q, attended) = (&ws.q[..n * q_dim], &mut ws.attended[..n * q_dim]);
+        attention_paged(pool, &mut ws.plan, a, slices.iter().map(Slice::span), (q, attended));
+    }
+
+    /// The heads' output, onto the residual stream.
+    fn output(&self, pool: &Pool, ws: &mut Workspace, layer: usize, n: usize) {
+        let Config { dim, heads, head_dim, eps, .. } = self.config;
+        let w = &self.weights.layers[layer];
+        let (x, h) = (&mut ws.x[..n * dim], &mut ws.h[..n * dim]);
+        let attended = &ws.attended[..n * heads * head_dim];
+        add_product(pool, attended, (&w.wo, w.bo.as_deref()), &w.post_attn_norm, eps, (h, x));
+    }
+
+    /// Norm, gate and up together, activation.
+    fn gate_up(&self, pool: &Pool, ws: &mut Workspace, layer: usize, n: usize) {
+        let Config { dim, hidden, eps, activation, .. } = self.config;
+        let w = &self.weights.layers[layer];
+        let FeedForward::Dense(mlp) = &w.feed_forward else { return };
+        let h = &mut ws.h[..n * dim];
+        rms_norm(pool, &ws.x[..n * dim], &w.ffn_norm, eps, h);
+        mlp.gate(pool, activation, h, &mut ws.gate[..n * hidden], &mut ws.up[..n * hidden]);
+    }
+
+    /// Down, onto the residual stream.
+    fn down(&self, pool: &Pool, ws: &mut Workspace, layer: usize, n: usize) {
+        let Config { dim, hidden, eps, .. } = self.config;
+        let w = &self.weights.layers[layer];
+        let FeedForward::Dense(mlp) = &w.feed_forward else { return };
+        let (x, h) = (&mut ws.x[..n * dim], &mut ws.h[..n * dim]);
+        let down = (&mlp.down, mlp.biases.down.as_deref());
+        add_product(pool, &ws.gate[..n * hidden], down, &w.post_ffn_norm, eps, (h, x));
+    }
+
+    /// Norm, then the experts that each row is routed to, onto the residual stream. No family has a norm after its experts.
+    fn experts(&self, pool: &Pool, ws: &mut Workspace, layer: usize, n: usize) {
+        let Config { dim, eps, activation, .. } = self.config;
+        let w = &self.weights.layers[layer];
+        let FeedForward::Mixture(mixture) = &w.feed_forward else { return };
+        let (x, h) = (&mut ws.x[..n * dim], &mut ws.h[..n * dim]);
+        rms_norm(pool, x, &w.ffn_norm, eps, h);
+        mixture.run(pool, activation, h, x, &mut ws.experts);
+    }
+
+    /// Last norm and logits, of consecutive rows together.
+    fn logits(&self, pool: &Pool, workspace: &mut Workspace, slices: &[Slice]) {
         let (mut row, mut wanted) = (0, 0..0);
         for slice in slices {
             let more = slice.wanted();
@@ -276,73 +406,6 @@ impl Decoder {
             }
         }
         self.head(pool, workspace, wanted);
-    }
-
-    fn attention(
-        &self,
-        pool: &Pool,
-        workspace: &mut Workspace,
-        (store, slices): (&mut KvStore, &[Slice]),
-        layer: usize,
-        n: usize,
-    ) {
-        let Config { dim, heads, head_dim, eps, attention_scale: scale, .. } = self.config;
-        let (q_dim, kv_dim) = (heads * head_dim, self.config.kv_dim());
-        let w = &self.weights.layers[layer];
-        let local = self.config.local(layer);
-        let ws = workspace;
-        let (x, h) = (&mut ws.x[..n * dim], &mut ws.h[..n * dim]);
-        let (q, attended) = (&mut ws.q[..n * q_dim], &mut ws.attended[..n * q_dim]);
-        let (k, v) = (&mut ws.k[..n * kv_dim], &mut ws.v[..n * kv_dim]);
-        // 2. norm, then query, key and value
-        rms_norm(pool, x, &w.attn_norm, eps, h);
-        let mut products =
-            [(&w.wq, &mut *q, &w.bq), (&w.wk, &mut *k, &w.bk), (&w.wv, &mut *v, &w.bv)].map(|(weights, out, bias)| Product {
-                weights,
-                out,
-                epilogue: Epilogue { bias: bias.as_deref(), ..Epilogue::default() },
-            });
-        linear_many(pool, h, &mut products);
-        // 3. norms of the heads and rotary embedding
-        let table = if local.is_some() { &ws.local } else { &ws.global };
-        let rotary = self.config.rope.dims;
-        let turn = dreamseed_kernels::Rope { kind: self.config.rope.kind, cos: &table.cos, sin: &table.sin, rotary };
-        for (rows, norm) in [(&mut *q, &w.q_norm), (&mut *k, &w.k_norm)] {
-            if let Some(norm) = norm {
-                rms_norm_in_place(pool, rows, norm, eps);
-            }
-            rope(pool, &turn, rows, head_dim, &ws.positions[..n]);
-        }
-        // 4. keys and values to the store, then attention over it
-        let mut row = 0;
-        for s in slices {
-            let rows = row * kv_dim..(row + s.tokens.len()) * kv_dim;
-            store.write(layer, s.blocks, s.past, &k[rows.clone()], &v[rows]);
-            row += s.tokens.len();
-        }
-        let a = Paged { store, layer, heads, scale, window: local.map(|l| l.window) };
-        attention_paged(pool, &mut ws.plan, a, slices.iter().map(Slice::span), (q, attended));
-        // 5. output, onto the residual stream
-        add_product(pool, attended, (&w.wo, w.bo.as_deref()), &w.post_attn_norm, eps, (h, x));
-    }
-
-    fn feed_forward(&self, pool: &Pool, workspace: &mut Workspace, layer: usize, n: usize) {
-        let Config { dim, hidden, eps, activation, .. } = self.config;
-        let w = &self.weights.layers[layer];
-        let ws = workspace;
-        let (x, h) = (&mut ws.x[..n * dim], &mut ws.h[..n * dim]);
-        // 6. norm
-        rms_norm(pool, x, &w.ffn_norm, eps, h);
-        match &w.feed_forward {
-            // 7. gate and up, then down, onto the residual stream
-            FeedForward::Dense(mlp) => {
-                let (gate, up) = (&mut ws.gate[..n * hidden], &mut ws.up[..n * hidden]);
-                mlp.gate(pool, activation, h, gate, up);
-                add_product(pool, gate, (&mlp.down, mlp.biases.down.as_deref()), &w.post_ffn_norm, eps, (h, x));
-            }
-            // No family has a norm after its experts.
-            FeedForward::Mixture(mixture) => mixture.run(pool, activation, h, x, &mut ws.experts),
-        }
     }
 
     /// Appends the logits of the given rows of the residual stream.
