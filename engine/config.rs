@@ -33,6 +33,8 @@ pub struct Config {
     pub weights: PathBuf,
     /// How language models are served.
     pub llm: Serving,
+    /// How speech is written down.
+    pub speech: Speech,
     /// Getting weights.
     pub fetch: Fetch,
     /// What input is let in.
@@ -52,6 +54,34 @@ pub struct Serving {
     /// Guess tokens ahead, which changes the speed and never the text: `off`, `look-up` (in the text itself), or the id or file of a
     /// small model with the same tokens.
     pub draft: String,
+}
+
+/// How speech is written down.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Speech {
+    /// Weights in `int8` (the default) or as `stored` in the file, multiplied in f32.
+    pub precision: Precision,
+}
+
+/// How weights are kept and multiplied.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 8 bits a weight.
+    #[default]
+    Int8,
+    /// As the file stores them.
+    Stored,
+}
+
+impl From<Precision> for dreamseed_models::whisper::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::Int8 => Self::Int8,
+            Precision::Stored => Self::Stored,
+        }
+    }
 }
 
 /// How an element of a key or a value is stored.
@@ -257,6 +287,7 @@ impl Config {
             simd: Simd::Auto,
             weights: PathBuf::new(),
             llm: Serving::default(),
+            speech: Speech::default(),
             fetch: Fetch::default(),
             limits: Limits::default(),
         }

@@ -248,7 +248,8 @@ impl Engine {
     /// A speech model: an id, a folder, or the profile's.
     pub fn speech(&self, model: Option<&str>) -> Result<Arc<Whisper>> {
         let (folder, _) = self.locate(model, Role::Speech, "")?;
-        kept(&self.inner.speech, &folder, || Ok(Whisper::open(&folder, &self.inner.pool)?))
+        let precision = self.inner.config.speech.precision.into();
+        kept(&self.inner.speech, &folder, || Ok(Whisper::open(&folder, &self.inner.pool, precision)?))
     }
 
     /// A pose model: `lite`, `full`, `heavy`, a landmark file, or the profile's.

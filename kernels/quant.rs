@@ -247,9 +247,18 @@ pub fn quantize_q8_0(values: &[f32]) -> Vec<u8> {
         let d = block.iter().fold(0.0f32, |m, v| m.max(v.abs())) / 127.0;
         let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
         bytes.extend(f16::from_f32(d).to_le_bytes());
-        bytes.extend((0..32).map(|i| (block.get(i).map_or(0.0, |v| v * inverse).round() as i8) as u8));
+        bytes.extend((0..32).map(|i| nearest(block.get(i).map_or(0.0, |v| v * inverse)) as u8));
     }
     bytes
+}
+
+/// The nearest integer of a number within -128..=127, halves away from zero; `f32::round` is a call on processors without the
+/// instruction, and this is not.
+#[inline]
+pub(crate) fn nearest(x: f32) -> i8 {
+    let whole = x as i32;
+    let rest = x - whole as f32;
+    (whole + i32::from(rest >= 0.5) - i32::from(rest <= -0.5)) as i8
 }
 
 #[cfg(test)]
@@ -315,6 +324,16 @@ mod tests {
             let storage = candle_core::quantized::QStorage::from_data(bytes.into(), &Device::Cpu, theirs(kind)).unwrap();
             let tensor = QTensor::new(storage, count * elements).unwrap().dequantize(&Device::Cpu).unwrap();
             assert_eq!(got, tensor.to_vec1::<f32>().unwrap(), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn nearest_is_round() {
+        for i in -128_000..=127_000 {
+            let x = i as f32 / 1000.0;
+            for x in [x, x.next_up(), x.next_down()] {
+                assert_eq!(nearest(x), x.round() as i8, "{x}");
+            }
         }
     }
 

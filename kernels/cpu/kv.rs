@@ -5,6 +5,7 @@
 
 use super::vector::LANES;
 use crate::memory::Aligned;
+use crate::quant::nearest;
 use half::f16;
 
 /// Positions of a block: as many as attention takes at once.
@@ -238,7 +239,7 @@ fn eight_bits(x: &[f32]) -> (f16, [i8; SUB]) {
     let inverse = if most == 0.0 { 0.0 } else { 127.0 / most };
     let mut codes = [0; SUB];
     for (code, x) in codes.iter_mut().zip(x) {
-        *code = (x * inverse).round() as i8;
+        *code = nearest(x * inverse);
     }
     (scale, codes)
 }

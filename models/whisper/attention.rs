@@ -3,8 +3,10 @@
 //! plain loops, a few hundred positions at most.
 
 use dreamseed_kernels::{Epilogue, Matrix, MatrixError, Pool, linear};
+use half::f16;
 
 use super::math::{dot, softmax};
+use super::options::Precision;
 
 /// Keys and values of one layer, packed by head.
 pub(super) struct Packed {
@@ -24,7 +26,7 @@ pub(super) struct Layout {
 }
 
 impl Packed {
-    pub(super) fn new(pool: &Pool, rows: &[f32], layout: Layout) -> Result<Self, MatrixError> {
+    pub(super) fn new(pool: &Pool, rows: &[f32], layout: Layout, precision: Precision) -> Result<Self, MatrixError> {
         let Layout { heads, head_dim, stride, keys, values } = layout;
         let positions = rows.len() / stride;
         let mut packed: Vec<Option<Result<(Matrix, Matrix), MatrixError>>> = (0..heads).map(|_| None).collect();
@@ -37,9 +39,14 @@ impl Packed {
                     v[i * positions + t] = *x;
                 }
             }
-            let both = Matrix::from_f32(positions, head_dim, &k)
-                .and_then(|k| Matrix::from_f32(head_dim, positions, &v).map(|v| (k, v)));
-            slot[0] = Some(both);
+            let pack = |rows, cols, values: &[f32]| match precision {
+                Precision::Stored => Matrix::from_f32(rows, cols, values),
+                Precision::Int8 => {
+                    let halves: Vec<f16> = values.iter().map(|v| f16::from_f32(*v)).collect();
+                    Matrix::from_f16(rows, cols, &halves)
+                }
+            };
+            slot[0] = Some(pack(positions, head_dim, &k).and_then(|k| Ok((k, pack(head_dim, positions, &v)?))));
         });
         let both: Vec<_> = packed.into_iter().flatten().collect::<Result<_, _>>()?;
         let (keys, values): (Vec<Matrix>, Vec<Matrix>) = both.into_iter().unzip();
@@ -188,7 +195,7 @@ mod tests {
         let wanted = reference(&q, [&k, &v], heads, d, |_| positions);
         for threads in [1, 2] {
             let pool = Pool::new(threads);
-            let packed = Packed::new(&pool, &qkv, layout).unwrap();
+            let packed = Packed::new(&pool, &qkv, layout, Precision::Stored).unwrap();
             let mut out = vec![0.0; 4 * d];
             let mut work = Vec::new();
             packed.attend(&pool, &q[..4 * d], &mut work, &mut out);

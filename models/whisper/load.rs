@@ -1,8 +1,9 @@
 //! Weights of Whisper from CTranslate2's `model.bin` or the hub's `model.safetensors`, into the same structures.
 
-use dreamseed_kernels::{Matrix, Pool};
+use dreamseed_kernels::{BlockType, Matrix, Pool, quant::quantize_q8_0};
 
 use super::config::{Config, Settings};
+use super::options::Precision;
 use crate::weights::{Error, Result, Tensor, Values, ct2, safetensors};
 
 /// `y = x w^T + b`
@@ -48,6 +49,7 @@ pub(super) struct DecoderLayer {
 
 /// All weights, immutable.
 pub(super) struct Weights {
+    pub(super) precision: Precision,
     pub(super) conv1: Linear,             // (n_state, 3 n_mels): one row a filter, times outermost
     pub(super) conv2: Linear,             // (n_state, 3 n_state)
     pub(super) audio_positions: Vec<f32>, // (n_audio_ctx, n_state)
@@ -106,19 +108,21 @@ impl Store {
     }
 
     /// Reads and packs all weights, layers in parallel.
-    pub(super) fn weights(&self, pool: &Pool, config: &Config) -> Result<Weights> {
+    pub(super) fn weights(&self, pool: &Pool, config: &Config, precision: Precision) -> Result<Weights> {
         let (d, names) = (config.n_state, self.names());
+        let how = How { pool, precision };
+        let linear = |parts: &[Part], cols| self.linear(parts, cols, how);
         let layer = |side: &'static str, i: usize| -> Result<(SelfAttention, Mlp)> {
             let attention = SelfAttention {
                 norm: self.norm(&names.norm(side, i, names.self_norm), d)?,
-                qkv: self.linear(&names.parts(side, i, names.qkv, d), d)?,
-                out: self.linear(&[(names.layer(side, i, names.self_out), d)], d)?,
+                qkv: linear(&names.parts(side, i, names.qkv, d), d)?,
+                out: linear(&[(names.layer(side, i, names.self_out), d)], d)?,
             };
             let n_ffn = config.n_ffn[usize::from(side == "decoder")];
             let mlp = Mlp {
                 norm: self.norm(&names.norm(side, i, names.mlp_norm), d)?,
-                up: self.linear(&[(names.layer(side, i, names.up), n_ffn)], d)?,
-                down: self.linear(&[(names.layer(side, i, names.down), d)], n_ffn)?,
+                up: linear(&[(names.layer(side, i, names.up), n_ffn)], d)?,
+                down: linear(&[(names.layer(side, i, names.down), d)], n_ffn)?,
             };
             Ok((attention, mlp))
         };
@@ -129,19 +133,21 @@ impl Store {
             let (attention, mlp) = layer("decoder", i)?;
             let cross = CrossAttention {
                 norm: self.norm(&names.norm("decoder", i, names.cross_norm), d)?,
-                q: self.linear(&[(names.layer("decoder", i, names.cross_q), d)], d)?,
-                kv: self.linear(&names.parts("decoder", i, names.cross_kv, d), d)?,
-                out: self.linear(&[(names.layer("decoder", i, names.cross_out), d)], d)?,
+                q: linear(&[(names.layer("decoder", i, names.cross_q), d)], d)?,
+                kv: linear(&names.parts("decoder", i, names.cross_kv, d), d)?,
+                out: linear(&[(names.layer("decoder", i, names.cross_out), d)], d)?,
             };
             Ok(DecoderLayer { attention, cross, mlp })
         })?;
+        let embedding = self.shaped(names.embedding, &[config.n_vocab, d])?;
         Ok(Weights {
-            conv1: self.conv(&names.conv(1), d, config.n_mels)?,
-            conv2: self.conv(&names.conv(2), d, d)?,
+            precision,
+            conv1: self.conv(&names.conv(1), d, config.n_mels, how)?,
+            conv2: self.conv(&names.conv(2), d, d, how)?,
             audio_positions: self.floats(names.audio_positions, &[config.n_audio_ctx, d])?,
             encoder,
             encoder_norm: self.norm(names.encoder_norm, d)?,
-            embedding: matrix(names.embedding, config.n_vocab, d, self.shaped(names.embedding, &[config.n_vocab, d])?)?,
+            embedding: matrix(names.embedding, config.n_vocab, d, embedding, how)?,
             text_positions: self.floats(names.text_positions, &[config.n_text_ctx, d])?,
             decoder,
             decoder_norm: self.norm(names.decoder_norm, d)?,
@@ -213,7 +219,7 @@ impl Store {
     }
 
     /// Parts one under the other; keys have no bias on the hub.
-    fn linear(&self, parts: &[Part], cols: usize) -> Result<Linear> {
+    fn linear(&self, parts: &[Part], cols: usize, how: How) -> Result<Linear> {
         let mut values: Option<Values> = None;
         let mut b = Vec::new();
         for (name, rows) in parts {
@@ -229,12 +235,12 @@ impl Store {
             }
         }
         let name = parts.first().map_or("", |(name, _)| name);
-        Ok(Linear { w: matrix(name, b.len(), cols, values.unwrap_or(Values::F32(Vec::new())))?, b })
+        Ok(Linear { w: matrix(name, b.len(), cols, values.unwrap_or(Values::F32(Vec::new())), how)?, b })
     }
 
     /// A convolution over three times as a matrix whose columns run over (time, channel): three frames of (time, channel)
     /// activations are then one row as they lie.
-    fn conv(&self, name: &str, out: usize, channels: usize) -> Result<Linear> {
+    fn conv(&self, name: &str, out: usize, channels: usize, how: How) -> Result<Linear> {
         let w = self.shaped(&format!("{name}weight"), &[out, channels, 3])?;
         let reorder = |i: usize| {
             let (filter, time, channel) = (i / (3 * channels), i / channels % 3, i % channels);
@@ -245,7 +251,7 @@ impl Store {
             Values::F16(w) => Values::F16((0..w.len()).map(|i| w[reorder(i)]).collect()),
             Values::Bf16(w) => Values::Bf16((0..w.len()).map(|i| w[reorder(i)]).collect()),
         };
-        Ok(Linear { w: matrix(name, out, 3 * channels, w)?, b: self.floats(&format!("{name}bias"), &[out])? })
+        Ok(Linear { w: matrix(name, out, 3 * channels, w, how)?, b: self.floats(&format!("{name}bias"), &[out])? })
     }
 }
 
@@ -274,11 +280,31 @@ fn join(above: Values, below: Values) -> Values {
     }
 }
 
-fn matrix(name: &str, rows: usize, cols: usize, values: Values) -> Result<Matrix> {
-    let packed = match &values {
-        Values::F32(v) => Matrix::from_f32(rows, cols, v),
-        Values::F16(v) => Matrix::from_f16(rows, cols, v),
-        Values::Bf16(v) => Matrix::from_bf16(rows, cols, v),
+/// How weights are packed, and on which threads.
+#[derive(Clone, Copy)]
+struct How<'a> {
+    pool: &'a Pool,
+    precision: Precision,
+}
+
+/// Blocks that a task quantizes.
+const PIECE: usize = 4096;
+
+fn matrix(name: &str, rows: usize, cols: usize, values: Values, how: How) -> Result<Matrix> {
+    let (block, size) = BlockType::Q8_0.block();
+    let packed = match values {
+        values if how.precision == Precision::Int8 && cols.is_multiple_of(block) => {
+            let values = values.into_f32();
+            let mut bytes = vec![0; values.len() / block * size];
+            how.pool.for_each_chunk(&mut bytes, PIECE * size, |i, bytes| {
+                let end = (i * PIECE + bytes.len() / size) * block;
+                bytes.copy_from_slice(&quantize_q8_0(&values[i * PIECE * block..end]));
+            });
+            Matrix::from_blocks_on(how.pool, BlockType::Q8_0, rows, cols, &bytes)
+        }
+        Values::F32(v) => Matrix::from_f32(rows, cols, &v),
+        Values::F16(v) => Matrix::from_f16(rows, cols, &v),
+        Values::Bf16(v) => Matrix::from_bf16(rows, cols, &v),
     };
     packed.map_err(|e| problem(name, e.to_string()))
 }

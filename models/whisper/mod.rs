@@ -23,7 +23,7 @@ use serde::Serialize;
 use crate::weights::{self, ct2, safetensors};
 
 pub use config::Config;
-pub use options::{Error, MAX_BEAM, Options, Result, Task};
+pub use options::{Error, MAX_BEAM, Options, Precision, Result, Task};
 
 /// What was said. Times are seconds from the start of the audio.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -78,6 +78,8 @@ pub enum Progress<'a> {
         /// Seconds in all.
         total: f64,
     },
+    /// A window has gone through the encoder; its tokens follow.
+    Encoded,
     /// The language that was found.
     Language(&'a str),
     /// A finished segment.
@@ -93,12 +95,12 @@ pub struct Whisper {
 }
 
 impl Whisper {
-    /// Opens a folder with `model.bin` (CTranslate2) or `model.safetensors` (transformers), the JSON files of settings that go
+    /// Opens, in this precision, a folder with `model.bin` (CTranslate2) or `model.safetensors` (transformers), the JSON files of settings that go
     /// with it, and `tokenizer.json`.
     ///
     /// # Errors
     /// [`weights::Error`], naming the file, field or tensor: nothing of a Whisper, damaged files, shapes that do not fit.
-    pub fn open(folder: &Path, pool: &Pool) -> weights::Result<Self> {
+    pub fn open(folder: &Path, pool: &Pool, precision: Precision) -> weights::Result<Self> {
         let mut settings = config::Settings::default();
         for name in ["config.json", "generation_config.json"] {
             let path = folder.join(name);
@@ -126,7 +128,7 @@ impl Whisper {
         let tokens = tokens::Tokens::open(folder, &config, &settings)?;
         let heads = config::alignment_heads(&config, &settings)?;
         let mel = mel::MelExtractor::new(config.n_mels);
-        let weights = store.weights(pool, &config)?;
+        let weights = store.weights(pool, &config, precision)?;
         Ok(Self { model: model::Model { config, weights }, tokens, mel, heads })
     }
 

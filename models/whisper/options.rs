@@ -13,6 +13,17 @@ pub enum Task {
     Translate,
 }
 
+/// How the weights are kept in memory and multiplied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 8 bits a weight with a scale for each 32, activations likewise; keys and values of the audio in f16. A layer whose rows are
+    /// not whole blocks of 32 stays as stored.
+    #[default]
+    Int8,
+    /// As the file stores them, multiplied in f32: the reference.
+    Stored,
+}
+
 /// How to transcribe. The defaults are those of openai/whisper, but for greedy decoding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {

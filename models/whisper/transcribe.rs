@@ -107,7 +107,7 @@ impl<'a> Session<'a> {
             }
             let window = Window { start: next, frames: (total - next).min(self.whisper.model.config.window_frames()) };
             let known = !self.transcript.language.is_empty();
-            let decoded = self.decode(window)?;
+            let Some(decoded) = self.decode(window, progress)? else { break };
             if !known
                 && !self.transcript.language.is_empty()
                 && progress(Progress::Language(&self.transcript.language)).is_break()
@@ -129,14 +129,15 @@ impl<'a> Session<'a> {
         Ok(self.transcript)
     }
 
-    fn decode(&mut self, window: Window) -> Result<Decoded> {
+    /// `None` where `progress` said stop.
+    fn decode(&mut self, window: Window, progress: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<Option<Decoded>> {
         let after = window.start + window.frames;
         let nothing = Decoded { segments: Vec::new(), next: after };
         // 1. silence needs no decoding
         let pcm = &self.pcm[(window.start * HOP).min(self.pcm.len())..(after * HOP).min(self.pcm.len())];
         let sound = silence::measure(pcm);
         if sound.is_silent() {
-            return Ok(nothing);
+            return Ok(Some(nothing));
         }
         // 2. encoder, and what the decoder looks at
         let n_mels = self.mel.n_mels;
@@ -145,6 +146,9 @@ impl<'a> Session<'a> {
         self.window.resize(self.whisper.model.config.window_frames() * n_mels, 0.0);
         self.whisper.model.encode(self.pool, &self.window, &mut self.encoder);
         let cross = self.whisper.model.cross(self.pool, &self.encoder.x)?;
+        if progress(Progress::Encoded).is_break() {
+            return Ok(None);
+        }
         // 3. language, until something was said in it
         let unknown = self.transcript.language.is_empty();
         if unknown {
@@ -163,10 +167,10 @@ impl<'a> Session<'a> {
                 self.transcript.language.clear();
                 self.language = None;
             }
-            return Ok(nothing);
+            return Ok(Some(nothing));
         }
         // 5. segments, words
-        Ok(self.segments(window, &outcome, &cross, &start))
+        Ok(Some(self.segments(window, &outcome, &cross, &start)))
     }
 
     fn segments(&mut self, window: Window, outcome: &Outcome, cross: &Cross, start: &[u32]) -> Decoded {

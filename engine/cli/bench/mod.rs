@@ -100,6 +100,10 @@ fn show(json: bool, result: &impl Serialize) -> Result<()> {
 #[derive(Serialize)]
 struct SpeechResult {
     seconds: f64,
+    /// Features and encoder.
+    encode_s: f64,
+    /// Language, tokens and the rest.
+    decode_s: f64,
     audio_seconds: f64,
     load_s: f64,
     text: String,
@@ -112,15 +116,29 @@ fn speech(engine: &Engine, model: Option<&str>, file: &std::path::Path, runs: us
     let begin = Instant::now();
     let whisper = engine.speech(model)?;
     let load_s = begin.elapsed().as_secs_f64();
-    let (mut seconds, mut text) = (Vec::new(), String::new());
+    let (mut seconds, mut encode, mut decode, mut text) = (Vec::new(), Vec::new(), Vec::new(), String::new());
     for _ in 0..runs {
         let begin = Instant::now();
-        let on = &mut |_: whisper::Progress| ControlFlow::Continue(());
+        let (mut stage, mut encoding) = (begin, 0.0);
+        let on = &mut |progress: whisper::Progress| {
+            match progress {
+                // the first window's features are extracted before it
+                whisper::Progress::Position { done, .. } if done > 0.0 => stage = Instant::now(),
+                whisper::Progress::Encoded => encoding += stage.elapsed().as_secs_f64(),
+                _ => {}
+            }
+            ControlFlow::Continue(())
+        };
         text = whisper.transcribe(engine.pool(), &pcm, &whisper::Options::default(), on)?.text;
-        seconds.push(begin.elapsed().as_secs_f64());
+        let all = begin.elapsed().as_secs_f64();
+        seconds.push(all);
+        encode.push(encoding);
+        decode.push(all - encoding);
     }
     Ok(SpeechResult {
         seconds: median(seconds),
+        encode_s: median(encode),
+        decode_s: median(decode),
         audio_seconds: pcm.len() as f64 / f64::from(media::SAMPLE_RATE),
         load_s,
         text,
