@@ -9,7 +9,7 @@ Each engine runs in a process of its own, the peers as this script with --peer. 
 (loading left out), with the same files, threads and greedy decoding. A peer that is not installed is left out and said so.
 The language models' part is benches/peers/llm.py.
 """
-import argparse, json, os, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, statistics, subprocess, sys, tempfile, time, wave
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
@@ -65,16 +65,29 @@ def peer_mediapipe(video):
 # -- questions ----------------------------------------------------------------------------------------------------------
 
 
-def questions(args):
+def minute(speech, folder):
+    """The sample at 0 and at 30 s of a minute: said without a pause, the same words twice in a window would make both engines try
+    again at higher temperatures."""
+    path = Path(folder) / "minute.wav"
+    with wave.open(str(speech)) as source, wave.open(str(path), "wb") as out:
+        out.setparams(source.getparams())
+        data = source.readframes(source.getnframes())
+        half = 30 * source.getframerate() * source.getsampwidth() * source.getnchannels()
+        out.writeframes(data[:half].ljust(half, b"\0") * 2)
+    return path
+
+
+def questions(args, folder):
     speech = HOME / "models/sample-speech/jfk.wav"
-    folder = HOME / "models/whisper-base"
     t = args.threads
-    yield (
-        "Whisper base, 11 s, greedy (peer: int8)",
-        lambda: dreamseed(t, "bench", "speech", "--model", "whisper-base", "--file", speech, "--runs", 3, "--json"),
-        ["whisper", folder, speech, t],
-        ["seconds"],
-    )
+    for model in ["whisper-base", "whisper-tiny.en"]:
+        for seconds, file in [(11, speech), (60, minute(speech, folder))]:
+            yield (
+                f"{model}, {seconds} s, greedy (peer: int8)",
+                lambda m=model, f=file: dreamseed(t, "bench", "speech", "--model", m, "--file", f, "--runs", 3, "--json"),
+                ["whisper", HOME / "models" / model, file, t],
+                ["seconds"],
+            )
     if args.video:
         yield (
             "BlazePose full, tracking a video",
@@ -114,7 +127,8 @@ def main():
         print(json.dumps({"whisper": peer_whisper, "mediapipe": peer_mediapipe}[name](*rest)))
         return
     result = {**common.head(args.threads), "questions": []}
-    for title, ours, peer, keys in questions(args):
+    folder = tempfile.TemporaryDirectory()
+    for title, ours, peer, keys in questions(args, folder.name):
         rows = {"ours": [], "peer": []}
         for _ in range(args.pairs):
             rows["ours"].append(ours())
