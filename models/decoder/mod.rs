@@ -365,7 +365,7 @@ impl Decoder {
     fn gate_up(&self, pool: &Pool, ws: &mut Workspace, layer: usize, n: usize) {
         let Config { dim, hidden, eps, activation, .. } = self.config;
         let w = &self.weights.layers[layer];
-        let FeedForward::Dense(mlp) = &w.feed_forward else { return };
+        let FeedForward::Dense(mlp) = &w.feed_forward else { unreachable!("the plan has experts here") };
         let h = &mut ws.h[..n * dim];
         rms_norm(pool, &ws.x[..n * dim], &w.ffn_norm, eps, h);
         mlp.gate(pool, activation, h, &mut ws.gate[..n * hidden], &mut ws.up[..n * hidden]);
@@ -375,7 +375,7 @@ impl Decoder {
     fn down(&self, pool: &Pool, ws: &mut Workspace, layer: usize, n: usize) {
         let Config { dim, hidden, eps, .. } = self.config;
         let w = &self.weights.layers[layer];
-        let FeedForward::Dense(mlp) = &w.feed_forward else { return };
+        let FeedForward::Dense(mlp) = &w.feed_forward else { unreachable!("the plan has experts here") };
         let (x, h) = (&mut ws.x[..n * dim], &mut ws.h[..n * dim]);
         let down = (&mlp.down, mlp.biases.down.as_deref());
         add_product(pool, &ws.gate[..n * hidden], down, &w.post_ffn_norm, eps, (h, x));
@@ -385,7 +385,7 @@ impl Decoder {
     fn experts(&self, pool: &Pool, ws: &mut Workspace, layer: usize, n: usize) {
         let Config { dim, eps, activation, .. } = self.config;
         let w = &self.weights.layers[layer];
-        let FeedForward::Mixture(mixture) = &w.feed_forward else { return };
+        let FeedForward::Mixture(mixture) = &w.feed_forward else { unreachable!("the plan has a dense network here") };
         let (x, h) = (&mut ws.x[..n * dim], &mut ws.h[..n * dim]);
         rms_norm(pool, x, &w.ffn_norm, eps, h);
         mixture.run(pool, activation, h, x, &mut ws.experts);
