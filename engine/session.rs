@@ -245,11 +245,14 @@ impl Engine {
         }
     }
 
-    /// A speech model: an id, a folder, or the profile's.
+    /// A speech model: an id, a folder, a file of weights with its settings beside it, or the profile's.
     pub fn speech(&self, model: Option<&str>) -> Result<Arc<Whisper>> {
-        let (folder, _) = self.locate(model, Role::Speech, "")?;
+        let (folder, file) = self.locate(model, Role::Speech, "")?;
+        // of a folder the model takes the file that it knows; a file is meant itself
+        let named = model.is_some_and(|m| Path::new(m) == file);
+        let path = if named { file } else { folder };
         let precision = self.inner.config.speech.precision.into();
-        kept(&self.inner.speech, &folder, || Ok(Whisper::open(&folder, &self.inner.pool, precision)?))
+        kept(&self.inner.speech, &path, || Ok(Whisper::open(&path, &self.inner.pool, precision)?))
     }
 
     /// A pose model: `lite`, `full`, `heavy`, a landmark file, or the profile's.

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | products | [`linear()`]; [`linear_many`] for several that share their input (query, key and value; gate and up) |
 //! | weights | [`Matrix::from_f32`], [`Matrix::from_f16`], [`Matrix::from_bf16`], [`Matrix::from_blocks`] (ggml); [`Matrix::row`] looks a row up |
-//! | attention | [`attention_dense`] (encoders, cross attention), [`attention_paged`] (prefill and decode over a [`KvStore`]) |
+//! | attention | [`attention_dense`] (encoders, cross attention; [`attention_dense_bf16`] where that is faster), [`attention_paged`] (prefill and decode over a [`KvStore`]) |
 //! | rows | [`rms_norm`], [`layer_norm`], [`softmax`], [`log_softmax`], [`rope`], [`cpu::math::gated`] |
 //! | formats | [`quant::dequantize`], exactly as ggml does |
 //!
@@ -37,7 +37,7 @@ pub mod pool;
 pub mod quant;
 pub mod simd;
 
-pub use cpu::attention::{AttentionPlan, Dense, Paged, Span, attention_dense, attention_paged};
+pub use cpu::attention::{AttentionPlan, Dense, Paged, Span, attention_dense, attention_dense_bf16, attention_paged};
 pub use cpu::kv::{KV_BLOCK, KvShape, KvStore, KvType};
 pub use cpu::norm::{Rope, RopeKind, add_in_place, layer_norm, log_softmax, rms_norm, rms_norm_in_place, rope, softmax};
 pub use linear::{Activation, Epilogue, Product, linear, linear_many};

@@ -61,6 +61,16 @@ fn probe() -> Level {
     Level::Portable
 }
 
+/// Whether products of bf16 have an instruction at this level (AVX512-BF16): without one f32 is as fast and exacter.
+pub fn bf16(level: Level) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if level == Level::Avx512 && detect() == Level::Avx512 {
+        return std::is_x86_feature_detected!("avx512bf16");
+    }
+    let _ = level;
+    false
+}
+
 /// The fastest level this processor has: some that have vectors of 512 bits compute them in halves, or slow down for them, so that
 /// both sizes multiply for a moment (about a millisecond) and the clock decides.
 pub fn fastest() -> Level {

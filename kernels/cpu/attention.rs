@@ -7,15 +7,15 @@
 mod attend;
 mod product;
 
-use super::gemm_float::Element;
+use super::gemm_float::{Element, Pair};
 use super::kv::{HeadLayout, KV_BLOCK, KvStore, KvType};
-use super::vector::{LANES, dispatch};
+use super::vector::{LANES, dispatch, dispatch_bf16};
 use crate::Pool;
 use crate::memory::with_scratch;
 use crate::pool::Shareable;
 use crate::simd::{self, Level};
 use attend::Attend;
-use half::f16;
+use half::{bf16, f16};
 use std::marker::PhantomData;
 
 /// Positions whose scores are held at once: a block of the paged store.
@@ -79,10 +79,29 @@ pub struct Paged<'a> {
 /// # Panics
 /// When the shapes do not fit.
 pub fn attention_dense(pool: &Pool, a: &Dense, out: &mut [f32]) {
-    attention_dense_at(simd::level(), pool, a, out);
+    attention_dense_at::<f32>(simd::level(), pool, a, out);
 }
 
-pub(crate) fn attention_dense_at(level: Level, pool: &Pool, a: &Dense, out: &mut [f32]) {
+/// As [`attention_dense`], with both products in bf16 (queries, keys, weights and values rounded to 8 bits of mantissa, sums in f32)
+/// where the processor has an instruction for them and head_dim is even, in f32 elsewhere.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub fn attention_dense_bf16(pool: &Pool, a: &Dense, out: &mut [f32]) {
+    let level = simd::level();
+    if simd::bf16(level) && a.head_dim.is_multiple_of(2) {
+        attention_dense_at::<Pair>(level, pool, a, out);
+    } else {
+        attention_dense_at::<f32>(level, pool, a, out);
+    }
+}
+
+/// How dense keys and values are packed as elements of a type.
+trait Packed: Element + Default + Send {
+    fn pack(a: &Dense, h: usize, first: usize, keys: &mut [Self], values: &mut [Self]);
+}
+
+fn attention_dense_at<E: Packed>(level: Level, pool: &Pool, a: &Dense, out: &mut [f32]) {
     let (hd, padded) = (a.head_dim, a.head_dim.next_multiple_of(LANES));
     assert!(hd > 0 && a.kv_heads > 0 && a.heads.is_multiple_of(a.kv_heads), "{} query heads over {}", a.heads, a.kv_heads);
     assert_eq!(out.len(), a.q_len * a.heads * hd, "the output of {} queries of {} heads of {hd}", a.q_len, a.heads);
@@ -92,10 +111,11 @@ pub(crate) fn attention_dense_at(level: Level, pool: &Pool, a: &Dense, out: &mut
     assert!(spans(a.q_len, a.q_stride, a.heads * hd, a.q.len()), "{} queries in {} elements", a.q_len, a.q.len());
     assert!(spans(a.kv_len, a.kv_stride, a.kv_heads * hd, held), "{} keys in {held} elements", a.kv_len);
     assert!(!a.causal || a.q_len <= a.kv_len, "{} causal queries of {} keys", a.q_len, a.kv_len);
+    assert!(!E::PAIRED || hd.is_multiple_of(2), "heads of {hd} in pairs");
     let positions = a.kv_len.next_multiple_of(LANES);
     let (key, value) = (positions * hd, positions * padded);
-    with_scratch(a.kv_heads * (key + value) * size_of::<f32>(), |scratch| {
-        let base = Shareable::new(scratch.cast::<f32>());
+    with_scratch(a.kv_heads * (key + value) * size_of::<E>(), |scratch| {
+        let base = Shareable::new(scratch.cast::<E>());
         pool.for_each(a.kv_heads * positions / LANES, |i| {
             let (h, first) = (i / (positions / LANES), i % (positions / LANES) * LANES);
             // SAFETY: scratch holds the packed heads; each task writes its own 16 positions.
@@ -104,7 +124,7 @@ pub(crate) fn attention_dense_at(level: Level, pool: &Pool, a: &Dense, out: &mut
                 let keys = std::slice::from_raw_parts_mut(head.add(first * hd), LANES * hd);
                 (keys, std::slice::from_raw_parts_mut(head.add(key + first * padded), LANES * padded))
             };
-            pack_dense(a, h, first, keys, values);
+            E::pack(a, h, first, keys, values);
         });
         let heads: Vec<_> = (0..a.kv_heads)
             .map(|h| Head {
@@ -113,8 +133,8 @@ pub(crate) fn attention_dense_at(level: Level, pool: &Pool, a: &Dense, out: &mut
                 out: out.as_mut_ptr().wrapping_add(h * a.heads / a.kv_heads * hd),
                 out_stride: a.heads * hd,
                 source: Source::Dense {
-                    keys: base.get().wrapping_add(h * (key + value)),
-                    values: base.get().wrapping_add(h * (key + value) + key),
+                    keys: base.get().wrapping_add(h * (key + value)).cast(),
+                    values: base.get().wrapping_add(h * (key + value) + key).cast(),
                 },
                 group: a.heads / a.kv_heads,
                 head_dim: hd,
@@ -125,21 +145,41 @@ pub(crate) fn attention_dense_at(level: Level, pool: &Pool, a: &Dense, out: &mut
                 scale: a.scale,
             })
             .collect();
-        run::<f32>(level, pool, &mut AttentionPlan { heads, ..AttentionPlan::default() });
+        run::<E>(level, pool, &mut AttentionPlan { heads, ..AttentionPlan::default() });
     });
 }
 
-/// Packs 16 positions from `first` on of head `h`: keys as a panel (head_dim, 16), values as rows.
-fn pack_dense(a: &Dense, h: usize, first: usize, keys: &mut [f32], values: &mut [f32]) {
-    let (hd, padded) = (a.head_dim, a.head_dim.next_multiple_of(LANES));
-    keys.fill(0.0);
-    values.fill(0.0);
-    for p in 0..LANES.min(a.kv_len - first) {
-        let from = (first + p) * a.kv_stride + h * hd;
-        for (i, &k) in a.k[from..from + hd].iter().enumerate() {
-            keys[i * LANES + p] = k;
+impl Packed for f32 {
+    /// Packs 16 positions from `first` on of head `h`: keys as a panel (head_dim, 16), values as rows.
+    fn pack(a: &Dense, h: usize, first: usize, keys: &mut [f32], values: &mut [f32]) {
+        let (hd, padded) = (a.head_dim, a.head_dim.next_multiple_of(LANES));
+        keys.fill(0.0);
+        values.fill(0.0);
+        for p in 0..LANES.min(a.kv_len - first) {
+            let from = (first + p) * a.kv_stride + h * hd;
+            for (i, &k) in a.k[from..from + hd].iter().enumerate() {
+                keys[i * LANES + p] = k;
+            }
+            values[p * padded..][..hd].copy_from_slice(&a.v[from..from + hd]);
         }
-        values[p * padded..][..hd].copy_from_slice(&a.v[from..from + hd]);
+    }
+}
+
+impl Packed for Pair {
+    /// Packs 16 positions: keys as a panel (head_dim / 2, 16, 2), values as pairs of positions (8, padded, 2).
+    fn pack(a: &Dense, h: usize, first: usize, keys: &mut [Pair], values: &mut [Pair]) {
+        let (hd, padded) = (a.head_dim, a.head_dim.next_multiple_of(LANES));
+        keys.fill(Pair::default());
+        values.fill(Pair::default());
+        for p in 0..LANES.min(a.kv_len - first) {
+            let from = (first + p) * a.kv_stride + h * hd;
+            for (i, &k) in a.k[from..from + hd].iter().enumerate() {
+                keys[(i / 2 * LANES + p) * 2 + i % 2] = Pair(bf16::from_f32(k));
+            }
+            for (i, &v) in a.v[from..from + hd].iter().enumerate() {
+                values[(p / 2 * padded + i) * 2 + p % 2] = Pair(bf16::from_f32(v));
+            }
+        }
     }
 }
 
@@ -239,8 +279,9 @@ struct Head {
 /// Where keys and values lie.
 #[derive(Clone, Copy)]
 enum Source {
-    /// All positions one after the other: keys (len / 16 rounded up, head_dim, 16), values (len rounded up to 16, padded).
-    Dense { keys: *const f32, values: *const f32 },
+    /// All positions one after the other: keys (len / 16 rounded up, head_dim, 16), values (len rounded up to 16, padded); in pairs
+    /// (len / 16 rounded up, head_dim / 2, 16, 2) and (len rounded up to 16 / 2, padded, 2).
+    Dense { keys: *const u8, values: *const u8 },
     /// Chunk i in block table[i], `offset` bytes from its start.
     Paged { store: *const KvStore, table: *const u32, offset: usize, layout: HeadLayout },
 }
@@ -304,9 +345,9 @@ impl Head {
     unsafe fn chunk<E>(&self, i: usize) -> Chunk<E> {
         match self.source {
             Source::Dense { keys, values } => Chunk {
-                keys: keys.wrapping_add(i * CHUNK * self.head_dim).cast(),
+                keys: keys.cast::<E>().wrapping_add(i * CHUNK * self.head_dim),
                 key_scales: std::ptr::null(),
-                values: values.wrapping_add(i * CHUNK * self.padded()).cast(),
+                values: values.cast::<E>().wrapping_add(i * CHUNK * self.padded()),
                 value_scales: std::ptr::null(),
             },
             Source::Paged { store, table, offset, layout } => {
@@ -357,7 +398,8 @@ fn run<E: Element>(level: Level, pool: &Pool, plan: &mut AttentionPlan) {
             with_scratch(scratch * size_of::<f32>(), |scratch| {
                 let rows = ROWS.min(head.rows() - row);
                 let scratch = scratch.cast();
-                dispatch(level, Attend { head, row, rows, stage, next, scratch, element: PhantomData::<E> });
+                let task = Attend { head, row, rows, stage, next, scratch, element: PhantomData::<E> };
+                if E::PAIRED { dispatch_bf16(level, task) } else { dispatch(level, task) }
             });
         };
         pool.for_each(units.len(), |i| {

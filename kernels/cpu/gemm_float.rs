@@ -9,6 +9,8 @@ pub(crate) trait Element: Copy {
     const CONVERTED: bool;
     /// Whether elements are codes with scales beside them (keys and values of 8 bits).
     const SCALED: bool = false;
+    /// Whether elements lie in pairs along k, for products of bf16: see [`Pair`].
+    const PAIRED: bool = false;
 
     /// 16 elements at `p`.
     unsafe fn load<S: Simd>(p: *const Self) -> S::F;
@@ -52,6 +54,22 @@ impl Element for i8 {
     unsafe fn load<S: Simd>(p: *const Self) -> S::F {
         // SAFETY: the caller's.
         unsafe { S::load_i8(p) }
+    }
+}
+
+/// Half of a pair of bf16 whose two products are summed at once; multiplied by no other element than its own kind.
+#[derive(Clone, Copy, Default)]
+#[repr(transparent)]
+pub(crate) struct Pair(pub(crate) half::bf16);
+
+impl Element for Pair {
+    const CONVERTED: bool = true;
+    const PAIRED: bool = true;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const Self) -> S::F {
+        // SAFETY: the caller's.
+        unsafe { S::load_bf16(p.cast()) }
     }
 }
 

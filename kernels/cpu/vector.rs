@@ -69,6 +69,21 @@ pub(crate) trait Simd: Copy + 'static {
     /// 16 values rounded to nearest even, |v| at most 127, as i8.
     unsafe fn store_i8(p: *mut i8, v: Self::F);
 
+    /// Adds in each f32 lane two products: the pair of bf16 in that lane of `a` with the pair in that lane of `b`. Only code reached
+    /// through [`dispatch_bf16`] finds an instruction for it.
+    #[inline(always)]
+    unsafe fn dot_bf16(acc: Self::F, a: Self::I, b: Self::I) -> Self::F {
+        // SAFETY: the caller's.
+        unsafe { plain_dot_bf16::<Self>(acc, a, b) }
+    }
+
+    /// 16 values as bf16, rounded to nearest even.
+    #[inline(always)]
+    unsafe fn store_bf16(p: *mut half::bf16, v: Self::F) {
+        // SAFETY: the caller's.
+        unsafe { plain_store_bf16::<Self>(p, v) }
+    }
+
     /// `count` (at most 16) elements at `p`, then `fill`.
     #[inline(always)]
     unsafe fn load_part(p: *const f32, count: usize, fill: f32) -> Self::F {
@@ -98,6 +113,36 @@ pub(crate) trait Simd: Copy + 'static {
         // SAFETY: lanes holds 16.
         unsafe { Self::store(lanes.as_mut_ptr(), v) };
         lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+}
+
+/// [`Simd::dot_bf16`] without an instruction for it.
+#[inline(always)]
+pub(crate) unsafe fn plain_dot_bf16<S: Simd>(acc: S::F, a: S::I, b: S::I) -> S::F {
+    let (mut sums, mut pairs) = ([0f32; LANES], [[[0u16; 2]; LANES]; 2]);
+    let value = |bits: u16| f32::from_bits(u32::from(bits) << 16);
+    // SAFETY: the arrays hold 16 lanes of 4 bytes.
+    unsafe {
+        S::store(sums.as_mut_ptr(), acc);
+        S::storei(pairs[0].as_mut_ptr().cast(), a);
+        S::storei(pairs[1].as_mut_ptr().cast(), b);
+        for (sum, (a, b)) in sums.iter_mut().zip(pairs[0].iter().zip(&pairs[1])) {
+            *sum += value(a[0]) * value(b[0]) + value(a[1]) * value(b[1]);
+        }
+        S::load(sums.as_ptr())
+    }
+}
+
+/// [`Simd::store_bf16`] without an instruction for it.
+#[inline(always)]
+pub(crate) unsafe fn plain_store_bf16<S: Simd>(p: *mut half::bf16, v: S::F) {
+    let mut lanes = [0f32; LANES];
+    // SAFETY: lanes holds 16; the caller vouches for 16 elements at `p`.
+    unsafe {
+        S::store(lanes.as_mut_ptr(), v);
+        for (i, lane) in lanes.into_iter().enumerate() {
+            p.add(i).write_unaligned(half::bf16::from_f32(lane));
+        }
     }
 }
 
@@ -160,6 +205,17 @@ pub(crate) fn dispatch<T: Task>(level: Level, task: T) -> T::Output {
         // SAFETY: Portable needs no features.
         _ => unsafe { task.run::<Portable>() },
     }
+}
+
+/// As [`dispatch`], for work on pairs of bf16 ([`crate::simd::bf16`] says where there are instructions for them).
+#[inline]
+pub(crate) fn dispatch_bf16<T: Task>(level: Level, task: T) -> T::Output {
+    #[cfg(target_arch = "x86_64")]
+    if crate::simd::bf16(level) {
+        // SAFETY: the features were found.
+        return unsafe { super::x86::run_avx512_bf16(task) };
+    }
+    dispatch(level, task)
 }
 
 /// Plain arrays that the compiler vectorises.

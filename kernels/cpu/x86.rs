@@ -3,12 +3,17 @@
 //! Every method's safety rests on the trait's contract: the features were found at run time, and pointers are valid.
 #![allow(clippy::undocumented_unsafe_blocks)] // one contract for all of them, above
 
-use super::vector::{Simd, Task};
+use super::vector::{Simd, Task, plain_dot_bf16, plain_store_bf16};
 use std::arch::x86_64::*;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 pub(super) unsafe fn run_avx512<T: Task>(task: T) -> T::Output {
-    unsafe { task.run::<Avx512>() }
+    unsafe { task.run::<Avx512<false>>() }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+pub(super) unsafe fn run_avx512_bf16<T: Task>(task: T) -> T::Output {
+    unsafe { task.run::<Avx512<true>>() }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
@@ -26,11 +31,11 @@ pub(super) unsafe fn run_avx2<T: Task>(task: T) -> T::Output {
     unsafe { task.run::<Half<AVX2>>() }
 }
 
-/// One 512-bit register a vector.
+/// One 512-bit register a vector; `BF16` says whether pairs of bf16 have an instruction.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512;
+pub(crate) struct Avx512<const BF16: bool>;
 
-impl Simd for Avx512 {
+impl<const BF16: bool> Simd for Avx512<BF16> {
     type F = __m512;
     type I = __m512i;
     const TILE: (usize, usize) = (12, 2);
@@ -155,6 +160,22 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn store_i8(p: *mut i8, v: __m512) {
         unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v))) }
+    }
+    #[inline(always)]
+    unsafe fn dot_bf16(acc: __m512, a: __m512i, b: __m512i) -> __m512 {
+        // The same 512 bits under the name that the instruction wants.
+        let pairs = |v: __m512i| unsafe { std::mem::transmute::<__m512i, __m512bh>(v) };
+        unsafe { if BF16 { _mm512_dpbf16_ps(acc, pairs(a), pairs(b)) } else { plain_dot_bf16::<Self>(acc, a, b) } }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(p: *mut half::bf16, v: __m512) {
+        unsafe {
+            if BF16 {
+                p.cast::<__m256bh>().write_unaligned(_mm512_cvtneps_pbh(v));
+            } else {
+                plain_store_bf16::<Self>(p, v);
+            }
+        }
     }
     #[inline(always)]
     unsafe fn load_part(p: *const f32, count: usize, fill: f32) -> __m512 {

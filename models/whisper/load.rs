@@ -1,10 +1,14 @@
-//! Weights of Whisper from CTranslate2's `model.bin` or the hub's `model.safetensors`, into the same structures.
+//! Weights of Whisper from CTranslate2's `model.bin`, the hub's `model.safetensors` or a GGUF file, into the same structures.
 
-use dreamseed_kernels::{BlockType, Matrix, Pool, quant::quantize_q8_0};
+use std::collections::HashMap;
+use std::path::Path;
+
+use dreamseed_kernels::{BlockType, Matrix, Pool, quant};
 
 use super::config::{Config, Settings};
+use super::names::{CT2, HUB, HUB_BARE, Names, OPENAI, Part};
 use super::options::Precision;
-use crate::weights::{Error, Result, Tensor, Values, ct2, safetensors};
+use crate::weights::{Error, Result, Tensor, Values, ct2, gguf::Gguf, safetensors};
 
 /// `y = x w^T + b`
 pub(super) struct Linear {
@@ -61,16 +65,32 @@ pub(super) struct Weights {
     pub(super) decoder_norm: Norm,
 }
 
-/// A weight file of either kind.
+/// A weight file of any kind.
 pub(super) enum Store {
     Ct2(ct2::File),
     Hub(safetensors::File),
+    Gguf(Gguf, HashMap<String, Vec<usize>>), // and the shapes, slowest first
 }
 
-/// One linear layer or a part of one: name without `weight` or `bias`, and its rows.
-type Part = (String, usize);
-
 impl Store {
+    /// By the ending of the name: `.safetensors`, `.gguf`, else CTranslate2.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("safetensors") => safetensors::File::open(path).map(Self::Hub),
+            Some("gguf") => Gguf::open(path).map(Self::of_gguf),
+            _ => ct2::File::open(path).map(Self::Ct2),
+        }
+    }
+
+    pub(super) fn of_gguf(file: Gguf) -> Self {
+        let shape = |name: &str| {
+            let dims = file.tensor(name).map_or(&[][..], |info| &info.dims).iter().rev();
+            dims.map(|d| usize::try_from(*d).unwrap_or(usize::MAX)).collect()
+        };
+        let shapes = file.tensor_names().map(|name| (name.to_string(), shape(name))).collect();
+        Self::Gguf(file, shapes)
+    }
+
     /// Shapes from the tensors; what they do not tell (heads) from the file's scalars or the settings.
     pub(super) fn config(&self, settings: &Settings) -> Result<Config> {
         let names = self.names();
@@ -139,7 +159,11 @@ impl Store {
             };
             Ok(DecoderLayer { attention, cross, mlp })
         })?;
-        let embedding = self.shaped(names.embedding, &[config.n_vocab, d])?;
+        let embedding = match self.blocks(&[(names.embedding.into(), config.n_vocab)], d)? {
+            Some((kind, bytes)) => Matrix::from_blocks_on(pool, kind, config.n_vocab, d, &bytes)
+                .map_err(|e| problem(names.embedding, e.to_string()))?,
+            None => matrix(names.embedding, config.n_vocab, d, self.shaped(names.embedding, &[config.n_vocab, d])?, how)?,
+        };
         Ok(Weights {
             precision,
             conv1: self.conv(&names.conv(1), d, config.n_mels, how)?,
@@ -147,7 +171,7 @@ impl Store {
             audio_positions: self.floats(names.audio_positions, &[config.n_audio_ctx, d])?,
             encoder,
             encoder_norm: self.norm(names.encoder_norm, d)?,
-            embedding: matrix(names.embedding, config.n_vocab, d, embedding, how)?,
+            embedding,
             text_positions: self.floats(names.text_positions, &[config.n_text_ctx, d])?,
             decoder,
             decoder_norm: self.norm(names.decoder_norm, d)?,
@@ -176,11 +200,10 @@ impl Store {
     }
 
     fn names(&self) -> &'static Names {
-        match self {
-            Self::Ct2(_) => &CT2,
-            Self::Hub(file) if file.info("encoder.conv1.weight").is_some() => &HUB_BARE,
-            Self::Hub(_) => &HUB,
+        if matches!(self, Self::Ct2(_)) {
+            return &CT2;
         }
+        [&HUB_BARE, &OPENAI].into_iter().find(|names| self.shape(names.embedding).is_ok()).unwrap_or(&HUB)
     }
 
     fn has(&self, norm: &str) -> bool {
@@ -191,6 +214,7 @@ impl Store {
         let shape = match self {
             Self::Ct2(file) => file.variable(name).map(|v| v.shape.as_slice()),
             Self::Hub(file) => file.info(name).map(|i| i.shape.as_slice()),
+            Self::Gguf(_, shapes) => shapes.get(name).map(Vec::as_slice),
         };
         shape.ok_or_else(|| problem(name, "is not in the file".into()))
     }
@@ -204,8 +228,25 @@ impl Store {
         let Tensor { values, .. } = match self {
             Self::Ct2(file) => file.tensor(name)?,
             Self::Hub(file) => file.tensor(name)?,
+            Self::Gguf(file, _) => return dequantized(file, name, shape),
         };
         Ok(values)
+    }
+
+    /// Where a GGUF file has a matrix quantized, its blocks as they are: they need no second rounding.
+    fn blocks(&self, parts: &[(String, usize)], cols: usize) -> Result<Option<(BlockType, Vec<u8>)>> {
+        let Self::Gguf(file, _) = self else { return Ok(None) };
+        let mut all: Option<(BlockType, Vec<u8>)> = None;
+        for (name, rows) in parts {
+            let kind = file.kind(name, *rows, cols)?;
+            match &mut all {
+                _ if matches!(kind, BlockType::F32 | BlockType::F16 | BlockType::BF16) => return Ok(None),
+                None => all = Some((kind, file.bytes(name)?)),
+                Some((first, bytes)) if *first == kind => bytes.extend(file.bytes(name)?),
+                Some(_) => return Ok(None),
+            }
+        }
+        Ok(all)
     }
 
     fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
@@ -220,21 +261,29 @@ impl Store {
 
     /// Parts one under the other; keys have no bias on the hub.
     fn linear(&self, parts: &[Part], cols: usize, how: How) -> Result<Linear> {
-        let mut values: Option<Values> = None;
         let mut b = Vec::new();
         for (name, rows) in parts {
-            let part = self.shaped(&format!("{name}weight"), &[*rows, cols])?;
-            values = Some(match values {
-                None => part,
-                Some(above) => join(above, part),
-            });
             let bias = format!("{name}bias");
+            let keys = name.ends_with("k_proj.") || name.ends_with(".key.");
             match self {
-                Self::Hub(_) if name.ends_with("k_proj.") && self.shape(&bias).is_err() => b.resize(b.len() + rows, 0.0),
+                Self::Hub(_) | Self::Gguf(..) if keys && self.shape(&bias).is_err() => b.resize(b.len() + rows, 0.0),
                 _ => b.extend(self.floats(&bias, &[*rows])?),
             }
         }
         let name = parts.first().map_or("", |(name, _)| name);
+        let weights: Vec<(String, usize)> = parts.iter().map(|(name, rows)| (format!("{name}weight"), *rows)).collect();
+        if let Some((kind, bytes)) = self.blocks(&weights, cols)? {
+            let w = Matrix::from_blocks_on(how.pool, kind, b.len(), cols, &bytes).map_err(|e| problem(name, e.to_string()))?;
+            return Ok(Linear { w, b });
+        }
+        let mut values: Option<Values> = None;
+        for (name, rows) in &weights {
+            let part = self.shaped(name, &[*rows, cols])?;
+            values = Some(match values {
+                None => part,
+                Some(above) => join(above, part),
+            });
+        }
         Ok(Linear { w: matrix(name, b.len(), cols, values.unwrap_or(Values::F32(Vec::new())), how)?, b })
     }
 
@@ -298,7 +347,7 @@ fn matrix(name: &str, rows: usize, cols: usize, values: Values, how: How) -> Res
             let mut bytes = vec![0; values.len() / block * size];
             how.pool.for_each_chunk(&mut bytes, PIECE * size, |i, bytes| {
                 let end = (i * PIECE + bytes.len() / size) * block;
-                bytes.copy_from_slice(&quantize_q8_0(&values[i * PIECE * block..end]));
+                bytes.copy_from_slice(&quant::quantize_q8_0(&values[i * PIECE * block..end]));
             });
             Matrix::from_blocks_on(how.pool, BlockType::Q8_0, rows, cols, &bytes)
         }
@@ -309,105 +358,23 @@ fn matrix(name: &str, rows: usize, cols: usize, values: Values, how: How) -> Res
     packed.map_err(|e| problem(name, e.to_string()))
 }
 
+/// A tensor of a GGUF file as floats, whatever it is stored as.
+fn dequantized(file: &Gguf, name: &str, shape: &[usize]) -> Result<Values> {
+    let (rows, cols) = (shape[..shape.len() - 1].iter().product(), shape[shape.len() - 1]);
+    let kind = file.kind(name, rows, cols)?;
+    let bytes = file.bytes(name)?;
+    let halves = || bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
+    match kind {
+        BlockType::F16 => Ok(Values::F16(halves().map(half::f16::from_bits).collect())),
+        BlockType::BF16 => Ok(Values::Bf16(halves().map(half::bf16::from_bits).collect())),
+        _ => {
+            let mut out = vec![0.0; rows * cols];
+            quant::dequantize(kind, &bytes, &mut out).map_err(|e| problem(name, e.to_string()))?;
+            Ok(Values::F32(out))
+        }
+    }
+}
+
 fn problem(name: &str, problem: String) -> Error {
     Error::Tensor { name: name.to_string(), problem }
 }
-
-/// How a format calls the parts.
-struct Names {
-    side: fn(&str, usize) -> String, // prefix of a layer
-    conv: fn(usize) -> String,
-    gamma: &'static str,
-    beta: &'static str,
-    qkv: &'static [&'static str],
-    self_norm: &'static str,
-    self_out: &'static str,
-    cross_norm: &'static str,
-    cross_q: &'static str,
-    cross_kv: &'static [&'static str],
-    cross_out: &'static str,
-    mlp_norm: &'static str,
-    up: &'static str,
-    down: &'static str,
-    encoder_norm: &'static str,
-    decoder_norm: &'static str,
-    embedding: &'static str,
-    audio_positions: &'static str,
-    text_positions: &'static str,
-}
-
-impl Names {
-    fn layer(&self, side: &str, i: usize, name: &str) -> String {
-        format!("{}{name}", (self.side)(side, i))
-    }
-
-    fn norm(&self, side: &str, i: usize, name: &str) -> String {
-        self.layer(side, i, name)
-    }
-
-    fn conv(&self, i: usize) -> String {
-        (self.conv)(i)
-    }
-
-    /// The parts of a joined projection: one of all rows, or one for each of queries, keys and values.
-    fn parts(&self, side: &str, i: usize, names: &[&str], d: usize) -> Vec<Part> {
-        let joined = if names == self.qkv { 3 } else { 2 };
-        names.iter().map(|name| (self.layer(side, i, name), d * joined / names.len())).collect()
-    }
-}
-
-const CT2: Names = Names {
-    side: |side, i| format!("{side}/layer_{i}/"),
-    conv: |i| format!("encoder/conv{i}/"),
-    gamma: "gamma",
-    beta: "beta",
-    qkv: &["self_attention/linear_0/"],
-    self_norm: "self_attention/layer_norm/",
-    self_out: "self_attention/linear_1/",
-    cross_norm: "attention/layer_norm/",
-    cross_q: "attention/linear_0/",
-    cross_kv: &["attention/linear_1/"],
-    cross_out: "attention/linear_2/",
-    mlp_norm: "ffn/layer_norm/",
-    up: "ffn/linear_0/",
-    down: "ffn/linear_1/",
-    encoder_norm: "encoder/layer_norm/",
-    decoder_norm: "decoder/layer_norm/",
-    embedding: "decoder/embeddings/weight",
-    audio_positions: "encoder/position_encodings/encodings",
-    text_positions: "decoder/position_encodings/encodings",
-};
-
-const HUB: Names = Names {
-    side: |side, i| format!("model.{side}.layers.{i}."),
-    conv: |i| format!("model.encoder.conv{i}."),
-    gamma: "weight",
-    beta: "bias",
-    qkv: &["self_attn.q_proj.", "self_attn.k_proj.", "self_attn.v_proj."],
-    self_norm: "self_attn_layer_norm.",
-    self_out: "self_attn.out_proj.",
-    cross_norm: "encoder_attn_layer_norm.",
-    cross_q: "encoder_attn.q_proj.",
-    cross_kv: &["encoder_attn.k_proj.", "encoder_attn.v_proj."],
-    cross_out: "encoder_attn.out_proj.",
-    mlp_norm: "final_layer_norm.",
-    up: "fc1.",
-    down: "fc2.",
-    encoder_norm: "model.encoder.layer_norm.",
-    decoder_norm: "model.decoder.layer_norm.",
-    embedding: "model.decoder.embed_tokens.weight",
-    audio_positions: "model.encoder.embed_positions.weight",
-    text_positions: "model.decoder.embed_positions.weight",
-};
-
-/// The hub's names as `WhisperModel` alone saves them.
-const HUB_BARE: Names = Names {
-    side: |side, i| format!("{side}.layers.{i}."),
-    conv: |i| format!("encoder.conv{i}."),
-    encoder_norm: "encoder.layer_norm.",
-    decoder_norm: "decoder.layer_norm.",
-    embedding: "decoder.embed_tokens.weight",
-    audio_positions: "encoder.embed_positions.weight",
-    text_positions: "decoder.embed_positions.weight",
-    ..HUB
-};

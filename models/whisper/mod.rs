@@ -8,6 +8,7 @@ mod load;
 mod math;
 pub mod mel;
 mod model;
+mod names;
 mod options;
 mod silence;
 mod timestamps;
@@ -15,12 +16,12 @@ mod tokens;
 mod transcribe;
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use dreamseed_kernels::Pool;
 use serde::Serialize;
 
-use crate::weights::{self, ct2, safetensors};
+use crate::weights;
 
 pub use config::Config;
 pub use options::{Error, MAX_BEAM, Options, Precision, Result, Task};
@@ -95,12 +96,15 @@ pub struct Whisper {
 }
 
 impl Whisper {
-    /// Opens, in this precision, a folder with `model.bin` (CTranslate2) or `model.safetensors` (transformers), the JSON files of settings that go
-    /// with it, and `tokenizer.json`.
+    /// Opens, in this precision, a file of weights: `model.bin` (CTranslate2), `.safetensors` (transformers, openai/whisper) or `.gguf` (the
+    /// same names; quantized matrices stay as they are), or a folder that has one of them. Beside it lie the JSON files of settings and
+    /// `tokenizer.json`.
     ///
     /// # Errors
     /// [`weights::Error`], naming the file, field or tensor: nothing of a Whisper, damaged files, shapes that do not fit.
-    pub fn open(folder: &Path, pool: &Pool, precision: Precision) -> weights::Result<Self> {
+    pub fn open(path: &Path, pool: &Pool, precision: Precision) -> weights::Result<Self> {
+        let file = weight_file(path)?;
+        let folder = file.parent().unwrap_or(path);
         let mut settings = config::Settings::default();
         for name in ["config.json", "generation_config.json"] {
             let path = folder.join(name);
@@ -115,15 +119,7 @@ impl Whisper {
                 settings = settings.or(parsed.map_err(error)?);
             }
         }
-        let (ct2, hub) = (folder.join("model.bin"), folder.join("model.safetensors"));
-        let store = match (ct2.exists(), hub.exists()) {
-            (true, _) => load::Store::Ct2(ct2::File::open(&ct2)?),
-            (false, true) => load::Store::Hub(safetensors::File::open(&hub)?),
-            _ => {
-                let problem = format!("{} has neither model.bin nor model.safetensors", folder.display());
-                return Err(weights::Error::Unsupported(problem));
-            }
-        };
+        let store = load::Store::open(&file)?;
         let config = store.config(&settings)?;
         let tokens = tokens::Tokens::open(folder, &config, &settings)?;
         let heads = config::alignment_heads(&config, &settings)?;
@@ -157,4 +153,20 @@ impl Whisper {
         let search = options.search()?;
         transcribe::Session::new(self, pool, pcm, options, &search)?.run(progress)
     }
+}
+
+/// The file itself, or the one of a folder: CTranslate2's before the hub's before the first `.gguf` by name.
+fn weight_file(path: &Path) -> weights::Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    let named = ["model.bin", "model.safetensors"].map(|name| path.join(name)).into_iter().find(|p| p.exists());
+    let entries = || std::fs::read_dir(path).map(|all| all.filter_map(|e| e.ok().map(|e| e.path())));
+    let gguf = |p: &PathBuf| p.extension().is_some_and(|e| e == "gguf");
+    let found = match named {
+        Some(file) => Some(file),
+        None => entries().map_err(|source| weights::Error::Io { path: path.into(), source })?.filter(gguf).min(),
+    };
+    let problem = || format!("{} has neither model.bin nor model.safetensors nor a .gguf file", path.display());
+    found.ok_or_else(|| weights::Error::Unsupported(problem()))
 }

@@ -16,7 +16,8 @@ pub enum Task {
 /// How the weights are kept in memory and multiplied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
-    /// 8 bits a weight with a scale for each 32, activations likewise; keys and values of the audio in f16. A layer whose rows are
+    /// 8 bits a weight with a scale for each 32, activations likewise; the encoder's attention in bf16 where the processor multiplies
+    /// that; keys and values of the audio in f16. A layer whose rows are
     /// not whole blocks of 32 stays as stored.
     #[default]
     Int8,

@@ -4,8 +4,9 @@ use super::super::gemm_float::Element;
 use super::super::kv::SUB;
 use super::super::math;
 use super::super::vector::{LANES, Simd, Task};
-use super::product::{Operand, product};
+use super::product::{Operand, Pairs, product, product_bf16};
 use super::{CHUNK, Chunk, Head, ROWS, Stage};
+use half::bf16;
 use std::marker::PhantomData;
 
 pub(super) struct Attend<'a, E> {
@@ -57,7 +58,7 @@ impl<E: Element> Task for Attend<'_, E> {
 }
 
 impl<E: Element> Attend<'_, E> {
-    /// Copies the queries together, scaled.
+    /// Copies the queries together, scaled; for pairs as bf16.
     #[inline(always)]
     unsafe fn queries<S: Simd>(&self) {
         let h = self.head;
@@ -66,6 +67,13 @@ impl<E: Element> Attend<'_, E> {
             // SAFETY: the row exists, scratch begins with the queries.
             unsafe {
                 let from = h.q.add(row / h.group * h.q_stride + row % h.group * h.head_dim);
+                if E::PAIRED {
+                    let to = self.scratch.cast::<bf16>().add(r * h.head_dim);
+                    for i in 0..h.head_dim {
+                        *to.add(i) = bf16::from_f32(*from.add(i) * h.scale);
+                    }
+                    continue;
+                }
                 let to = self.scratch.add(r * h.head_dim);
                 for i in 0..h.head_dim {
                     *to.add(i) = *from.add(i) * h.scale;
@@ -101,6 +109,10 @@ impl<E: Element> Attend<'_, E> {
             // 1. scores (rows, panels * 16) = q k^T
             if E::SCALED {
                 self.scaled_scores::<S>(&at, panels, scores);
+            } else if E::PAIRED {
+                let keys = Pairs { b: at.keys.cast(), step: 2 * LANES, panel: h.head_dim * LANES };
+                let shape = (self.rows, h.head_dim / 2, panels);
+                product_bf16::<S>(self.scratch.cast(), h.head_dim, shape, keys, (scores, CHUNK));
             } else {
                 let keys = Operand { b: at.keys, step: LANES, panel: h.head_dim * LANES, then: at.values.cast() };
                 product::<S, E>(self.scratch, h.head_dim, (self.rows, h.head_dim, panels), keys, (scores, CHUNK));
@@ -116,11 +128,31 @@ impl<E: Element> Attend<'_, E> {
             // 3. sums (rows, head_dim) = p v
             if E::SCALED {
                 self.scaled_sums::<S>(&at, last - first, next, scores, result);
+            } else if E::PAIRED {
+                let values = Pairs { b: at.values.cast(), step: 2 * padded, panel: 2 * LANES };
+                let weights = self.narrow::<S>(scores, panels);
+                let shape = (self.rows, panels * LANES / 2, padded / LANES);
+                product_bf16::<S>(weights, 2 * CHUNK, shape, values, (result, padded));
             } else {
                 let values = Operand { b: at.values, step: padded, panel: LANES, then: next };
                 product::<S, E>(scores, CHUNK, (self.rows, last - first, padded / LANES), values, (result, padded));
             }
         }
+    }
+
+    /// Rounds the weights to bf16, each row at the beginning of its own room: rows are 2 CHUNK elements apart.
+    #[inline(always)]
+    unsafe fn narrow<S: Simd>(&self, scores: *mut f32, panels: usize) -> *const bf16 {
+        for r in 0..self.rows {
+            // SAFETY: the row holds `panels` panels; what is written lies before what is yet to be read.
+            unsafe {
+                let row = scores.add(r * CHUNK);
+                for p in 0..panels {
+                    S::store_bf16(row.cast::<bf16>().add(p * LANES), S::load(row.add(p * LANES)));
+                }
+            }
+        }
+        scores.cast()
     }
 
     /// Scores over keys with scales: each sub-block's product times its scales.

@@ -2,6 +2,7 @@
 
 use super::super::gemm_float::Element;
 use super::super::vector::{LANES, Simd, prefetch_bytes};
+use half::bf16;
 
 /// The right side of a product: element (k, column) at `panel * (column / 16) + step * k + column % 16`.
 #[derive(Clone, Copy)]
@@ -127,6 +128,83 @@ unsafe fn tile<S: Simd, E: Element, const R: usize, const V: usize>(
                 let x = S::splat(*a.add(r * stride + i));
                 for v in 0..V {
                     acc[r][v] = S::fma(x, column[v], acc[r][v]);
+                }
+            }
+        }
+        for r in 0..R {
+            for v in 0..V {
+                S::store(out.0.add(r * out.1 + v * LANES), acc[r][v]);
+            }
+        }
+    }
+}
+
+/// The right side of a product of bf16: pair (k / 2, column) at `panel * (column / 16) + step * (k / 2) + 2 * (column % 16)`.
+#[derive(Clone, Copy)]
+pub(super) struct Pairs {
+    pub(super) b: *const bf16,
+    pub(super) step: usize,
+    pub(super) panel: usize,
+}
+
+/// `out = a b` for `(rows, pairs, panels)`, a pair being two neighbours along k; rows of a are `stride` elements apart, rows of out
+/// `out.1`.
+#[inline(always)]
+pub(super) unsafe fn product_bf16<S: Simd>(
+    a: *const bf16,
+    stride: usize,
+    (rows, pairs, panels): (usize, usize, usize),
+    b: Pairs,
+    out: (*mut f32, usize),
+) {
+    let mut r = 0;
+    macro_rules! step {
+        ($size:literal, $wide:literal) => {
+            while rows - r >= $size {
+                let mut p = 0;
+                // SAFETY: rows r..r + $size and the panels exist.
+                unsafe {
+                    while p < panels {
+                        let at = Pairs { b: b.b.add(p * b.panel), ..b };
+                        let to = (out.0.add(r * out.1 + p * LANES), out.1);
+                        if p + $wide <= panels {
+                            tile_bf16::<S, $size, $wide>(a.add(r * stride), stride, pairs, at, to);
+                            p += $wide;
+                        } else {
+                            tile_bf16::<S, $size, 1>(a.add(r * stride), stride, pairs, at, to);
+                            p += 1;
+                        }
+                    }
+                }
+                r += $size;
+            }
+        };
+    }
+    step!(12, 2);
+    step!(6, 4);
+    step!(1, 4);
+}
+
+#[inline(always)]
+unsafe fn tile_bf16<S: Simd, const R: usize, const V: usize>(
+    a: *const bf16,
+    stride: usize,
+    pairs: usize,
+    b: Pairs,
+    out: (*mut f32, usize),
+) {
+    // SAFETY: the caller vouches for R rows and V panels.
+    unsafe {
+        let mut acc = [[S::splat(0.0); V]; R];
+        for i in 0..pairs {
+            let mut column = [S::splati(0); V];
+            for v in 0..V {
+                column[v] = S::loadi(b.b.add(v * b.panel + i * b.step).cast());
+            }
+            for r in 0..R {
+                let x = S::splati(a.add(r * stride + 2 * i).cast::<i32>().read_unaligned());
+                for v in 0..V {
+                    acc[r][v] = S::dot_bf16(acc[r][v], x, column[v]);
                 }
             }
         }

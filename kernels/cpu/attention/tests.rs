@@ -27,9 +27,44 @@ fn dense_attention_agrees_with_f64_at_every_level() {
         let want = reference::attention(&a, usize::MAX);
         for level in simd::levels() {
             let mut got = vec![f32::NAN; q.len()];
-            attention_dense_at(level, &pool, &a, &mut got);
+            attention_dense_at::<f32>(level, &pool, &a, &mut got);
             close(&got, &want, &format!("{level:?} {q_len}x{kv_len} heads {heads}/{kv_heads} of {hd}"));
         }
+    }
+}
+
+/// Against the definition on inputs that are bf16 already: what is left is the rounding of queries times the scale and of weights.
+#[test]
+fn dense_attention_in_bf16_agrees_with_f64_at_every_level() {
+    let pool = Pool::new(2);
+    let rounded = |seed, n| noise(seed, n).into_iter().map(|v| bf16::from_f32(v).to_f32()).collect::<Vec<_>>();
+    for (q_len, kv_len, heads, kv_heads, hd, causal) in [
+        (1, 1, 1, 1, 2, false),
+        (5, 9, 2, 2, 16, false),
+        (130, 130, 3, 1, 20, true),
+        (27, 300, 4, 2, 64, false),
+        (37, 257, 2, 1, 34, true),
+    ] {
+        let (q, k, v) =
+            (rounded(1, q_len * heads * hd), rounded(2, kv_len * kv_heads * hd), rounded(3, kv_len * kv_heads * hd));
+        let (q_stride, kv_stride, scale) = (heads * hd, kv_heads * hd, 0.25);
+        let a = Dense { q: &q, k: &k, v: &v, q_len, kv_len, q_stride, kv_stride, heads, kv_heads, head_dim: hd, scale, causal };
+        let want = reference::attention(&a, usize::MAX);
+        for level in simd::levels() {
+            let mut got = vec![f32::NAN; q.len()];
+            attention_dense_at::<Pair>(level, &pool, &a, &mut got);
+            for (i, (g, w)) in got.iter().zip(&want).enumerate() {
+                assert!(
+                    (g - w).abs() < 2e-3,
+                    "{level:?} {q_len}x{kv_len} heads {heads}/{kv_heads} of {hd} [{i}]: {g}, not {w}"
+                );
+            }
+        }
+        let mut other = vec![f32::NAN; q.len()];
+        attention_dense_bf16(&Pool::new(1), &a, &mut other);
+        let mut same = vec![f32::NAN; q.len()];
+        attention_dense_bf16(&pool, &a, &mut same);
+        assert_eq!(same, other, "one thread and two");
     }
 }
 
