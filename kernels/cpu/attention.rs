@@ -9,7 +9,7 @@ mod product;
 
 use super::gemm_float::{Element, Pair};
 use super::kv::{HeadLayout, KV_BLOCK, KvStore, KvType};
-use super::vector::{LANES, dispatch, dispatch_bf16};
+use super::vector::{LANES, Simd, Task, dispatch, dispatch_bf16};
 use crate::Pool;
 use crate::memory::with_scratch;
 use crate::pool::Shareable;
@@ -20,6 +20,8 @@ use std::marker::PhantomData;
 
 /// Positions whose scores are held at once: a block of the paged store.
 const CHUNK: usize = KV_BLOCK;
+/// Largest head that is multiplied in bf16.
+const MAX_PAIRED: usize = 256;
 /// Query rows of a task.
 const ROWS: usize = 24;
 
@@ -83,13 +85,13 @@ pub fn attention_dense(pool: &Pool, a: &Dense, out: &mut [f32]) {
 }
 
 /// As [`attention_dense`], with both products in bf16 (queries, keys, weights and values rounded to 8 bits of mantissa, sums in f32)
-/// where the processor has an instruction for them and head_dim is even, in f32 elsewhere.
+/// where the processor has an instruction for them and head_dim is even and at most 256, in f32 elsewhere.
 ///
 /// # Panics
 /// When the shapes do not fit.
 pub fn attention_dense_bf16(pool: &Pool, a: &Dense, out: &mut [f32]) {
     let level = simd::level();
-    if simd::bf16(level) && a.head_dim.is_multiple_of(2) {
+    if simd::bf16(level) && a.head_dim.is_multiple_of(2) && a.head_dim <= MAX_PAIRED {
         attention_dense_at::<Pair>(level, pool, a, out);
     } else {
         attention_dense_at::<f32>(level, pool, a, out);
@@ -111,7 +113,7 @@ fn attention_dense_at<E: Packed>(level: Level, pool: &Pool, a: &Dense, out: &mut
     assert!(spans(a.q_len, a.q_stride, a.heads * hd, a.q.len()), "{} queries in {} elements", a.q_len, a.q.len());
     assert!(spans(a.kv_len, a.kv_stride, a.kv_heads * hd, held), "{} keys in {held} elements", a.kv_len);
     assert!(!a.causal || a.q_len <= a.kv_len, "{} causal queries of {} keys", a.q_len, a.kv_len);
-    assert!(!E::PAIRED || hd.is_multiple_of(2), "heads of {hd} in pairs");
+    assert!(!E::PAIRED || hd.is_multiple_of(2) && hd <= MAX_PAIRED, "heads of {hd} in pairs");
     let positions = a.kv_len.next_multiple_of(LANES);
     let (key, value) = (positions * hd, positions * padded);
     with_scratch(a.kv_heads * (key + value) * size_of::<E>(), |scratch| {
@@ -168,17 +170,65 @@ impl Packed for f32 {
 impl Packed for Pair {
     /// Packs 16 positions: keys as a panel (head_dim / 2, 16, 2), values as pairs of positions (8, padded, 2).
     fn pack(a: &Dense, h: usize, first: usize, keys: &mut [Pair], values: &mut [Pair]) {
+        dispatch_bf16(simd::level(), PackPairs { a, h, first, keys, values });
+    }
+}
+
+struct PackPairs<'a> {
+    a: &'a Dense<'a>,
+    h: usize,
+    first: usize,
+    keys: &'a mut [Pair],
+    values: &'a mut [Pair],
+}
+
+impl Task for PackPairs<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Self { a, h, first, keys, values } = self;
         let (hd, padded) = (a.head_dim, a.head_dim.next_multiple_of(LANES));
-        keys.fill(Pair::default());
-        values.fill(Pair::default());
-        for p in 0..LANES.min(a.kv_len - first) {
-            let from = (first + p) * a.kv_stride + h * hd;
-            for (i, &k) in a.k[from..from + hd].iter().enumerate() {
-                keys[(i / 2 * LANES + p) * 2 + i % 2] = Pair(bf16::from_f32(k));
+        let count = LANES.min(a.kv_len - first);
+        // Two rows at a time; what is missing at the end counts as zeros.
+        let mut rows = [[bf16::ZERO; MAX_PAIRED]; 2];
+        for p in (0..LANES).step_by(2) {
+            for (half, row) in rows.iter_mut().enumerate() {
+                // SAFETY: the caller has the features of S; `row` is as long as a padded head.
+                unsafe { narrow_row::<S>(row_of(a.k, a, (first + p + half, h), p + half < count), row) };
             }
-            for (i, &v) in a.v[from..from + hd].iter().enumerate() {
-                values[(p / 2 * padded + i) * 2 + p % 2] = Pair(bf16::from_f32(v));
+            for i in 0..hd / 2 {
+                for (half, row) in rows.iter().enumerate() {
+                    let to = (i * LANES + p + half) * 2;
+                    (keys[to], keys[to + 1]) = (Pair(row[2 * i]), Pair(row[2 * i + 1]));
+                }
             }
+            for (half, row) in rows.iter_mut().enumerate() {
+                // SAFETY: as above.
+                unsafe { narrow_row::<S>(row_of(a.v, a, (first + p + half, h), p + half < count), row) };
+            }
+            let to = values[p * padded..][..2 * padded].as_chunks_mut::<2>().0;
+            for (i, to) in to.iter_mut().enumerate() {
+                *to = [Pair(rows[0][i]), Pair(rows[1][i])];
+            }
+        }
+    }
+}
+
+/// The elements of head `h` at `position`; none where there is no such position.
+fn row_of<'a>(from: &'a [f32], a: &Dense, (position, h): (usize, usize), there: bool) -> &'a [f32] {
+    if there { &from[position * a.kv_stride + h * a.head_dim..][..a.head_dim] } else { &[] }
+}
+
+/// A row as bf16, zeros after its end.
+#[inline(always)]
+unsafe fn narrow_row<S: Simd>(row: &[f32], out: &mut [bf16; MAX_PAIRED]) {
+    for (i, out) in out.chunks_exact_mut(LANES).enumerate() {
+        let rest = row.len().saturating_sub(i * LANES).min(LANES);
+        // SAFETY: `rest` elements are left of the row, `out` has 16.
+        unsafe { S::store_bf16(out.as_mut_ptr(), S::load_part(row.as_ptr().wrapping_add(i * LANES), rest, 0.0)) };
+        if rest < LANES {
+            out[rest..].fill(bf16::ZERO);
         }
     }
 }
