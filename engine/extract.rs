@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use dreamseed_kernels::Pool;
 use dreamseed_models::face::{self, Face, FaceNets};
 use dreamseed_models::image::Image;
+use dreamseed_models::music::{self, Music};
 use dreamseed_models::pose::{self, Person, Pose};
 use dreamseed_models::prosody::{self, Prosody};
 use dreamseed_models::whisper::{self, Transcript, Whisper};
@@ -34,6 +35,8 @@ pub struct Tracks {
     pub speech: Option<Transcript>,
     /// How it was said.
     pub prosody: Option<Prosody>,
+    /// What the music does: onsets, tempo, beats.
+    pub music: Option<Music>,
     /// How the body moved, a frame each.
     pub pose: Option<Vec<Observed<Person>>>,
     /// What the face did, a frame each.
@@ -49,6 +52,8 @@ pub struct Perception<'a> {
     pub speech_options: whisper::Options,
     /// Pitch, loudness, rhythm.
     pub prosody: bool,
+    /// Onsets, tempo and beats: 35 ms for a minute of sound.
+    pub music: bool,
     /// Body.
     pub pose: Option<&'a Pose>,
     /// Face.
@@ -68,29 +73,32 @@ pub fn extract(pool: &Pool, clip: &Clip, perception: &Perception, cancel: &Atomi
         (sound, sight.join())
     });
     let sight = sight.map_err(|_| Error::Internal("the lane of pose and face panicked".into()));
-    let ((speech, prosody), (pose, face)) = (sound?, sight??);
-    Ok(Tracks { duration: clip.duration(), speech, prosody, pose, face })
+    let ((speech, prosody, music), (pose, face)) = (sound?, sight??);
+    Ok(Tracks { duration: clip.duration(), speech, prosody, music, pose, face })
 }
 
 fn check(cancel: &AtomicBool) -> Result<()> {
     if cancel.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
 }
 
+type Heard = (Option<Transcript>, Option<Prosody>, Option<Music>);
+
 /// The lane of sound.
-fn listen(pool: &Pool, pcm: &[f32], with: &Perception, cancel: &AtomicBool) -> Result<(Option<Transcript>, Option<Prosody>)> {
+fn listen(pool: &Pool, pcm: &[f32], with: &Perception, cancel: &AtomicBool) -> Result<Heard> {
     if pcm.is_empty() {
-        return Ok((None, None));
+        return Ok((None, None, None));
     }
+    let music = with.music.then(|| music::analyse(pool, pcm));
     let prosody = with.prosody.then(|| prosody::analyse(pool, pcm, &prosody::Options::default()));
     check(cancel)?;
-    let Some(model) = with.speech else { return Ok((None, prosody)) };
+    let Some(model) = with.speech else { return Ok((None, prosody, music)) };
     let mut goes_on = |_: whisper::Progress| match cancel.load(Ordering::Relaxed) {
         true => std::ops::ControlFlow::Break(()),
         false => std::ops::ControlFlow::Continue(()),
     };
     let speech = model.transcribe(pool, pcm, &with.speech_options, &mut goes_on)?;
     check(cancel)?;
-    Ok((Some(speech), prosody))
+    Ok((Some(speech), prosody, music))
 }
 
 type Watched = (Option<Vec<Observed<Person>>>, Option<Vec<Observed<Face>>>);

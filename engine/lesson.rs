@@ -83,6 +83,7 @@ impl Request {
         Wanted {
             speech: sound,
             prosody: sound,
+            music: self.lab == Lab::Dance,
             pose: sight,
             face: self.lab == Lab::Drama,
             speech_model: self.speech.clone(),
@@ -242,13 +243,18 @@ impl Run {
     }
 
     fn plan(&self, tracks: &Tracks, timeline: &Timeline, teacher: Option<&(Timeline, Tracks)>) -> Plan {
-        let path = teacher.and_then(|(t, _)| timeline::align(timeline, t, None)).map_or_else(Vec::new, |a| a.path);
+        let followed = teacher.map(|(t, _)| timeline::follow(timeline, t));
         coach::plan(&Input {
             lab: self.request.lab,
             language: self.request.language,
             tracks,
             timeline,
-            reference: teacher.map(|(timeline, tracks)| Reference { tracks, timeline, path: &path }),
+            reference: teacher.zip(followed.as_ref()).map(|((timeline, tracks), followed)| Reference {
+                tracks,
+                timeline: followed.mirror.as_ref().unwrap_or(timeline),
+                path: followed.alignment.as_ref().map_or(&[], |a| &a.path),
+                mirrored: followed.mirror.is_some(),
+            }),
             expected: self.request.clip.text.as_deref(),
         })
     }

@@ -326,6 +326,7 @@ impl Engine {
             speech: speech.as_deref(),
             speech_options: whisper::Options { word_timestamps: true, ..whisper::Options::default() },
             prosody: wanted.prosody && sound,
+            music: wanted.music && sound,
             pose: pose.as_deref(),
             face: face.as_deref(),
             video: clip.frames.len() > 1,
@@ -341,6 +342,8 @@ pub struct Wanted {
     pub speech: bool,
     /// Pitch, loudness, rhythm.
     pub prosody: bool,
+    /// Onsets, tempo and beats.
+    pub music: bool,
     /// Body.
     pub pose: bool,
     /// Face.
@@ -353,7 +356,7 @@ pub struct Wanted {
 
 impl Default for Wanted {
     fn default() -> Self {
-        Self { speech: true, prosody: true, pose: true, face: true, speech_model: None, pose_model: None }
+        Self { speech: true, prosody: true, music: true, pose: true, face: true, speech_model: None, pose_model: None }
     }
 }
 

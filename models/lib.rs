@@ -11,6 +11,7 @@ pub mod graph;
 pub mod guard;
 pub mod image;
 pub mod layers;
+pub mod music;
 pub mod pose;
 pub mod prosody;
 pub mod tokenizer;

@@ -4,6 +4,7 @@
 
 mod bench;
 mod coach;
+mod compare;
 mod doctor;
 mod features;
 mod follow;
@@ -47,6 +48,8 @@ pub enum Command {
     Transcribe(transcribe::TranscribeArgs),
     /// Body landmarks of pictures or video
     Pose(pose::PoseArgs),
+    /// Hold a learner's movement against a teacher's: OKS, PCK, PA-MPJPE, tempo ratio
+    Compare(compare::CompareArgs),
     /// The fused feature matrix and events of a clip, as JSON, CSV or safetensors
     Features(features::FeaturesArgs),
     /// Download weights: a model, a profile, or what this machine needs
@@ -76,6 +79,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Some(Command::Run(args)) => run::run(config, args),
         Some(Command::Transcribe(args)) => transcribe::run(config, args),
         Some(Command::Pose(args)) => pose::run(config, args),
+        Some(Command::Compare(args)) => compare::run(config, args),
         Some(Command::Features(args)) => features::run(config, args),
         Some(Command::Pull(args)) => fetch::pull(&config, &Store::open(&config)?, &args, &mut std::io::stdout()),
         Some(Command::Models(args)) => fetch::list(&config, &Store::open(&config)?, &args, &mut std::io::stdout()),

@@ -42,6 +42,9 @@ pub struct Reference<'a> {
     /// Warping path of the alignment, [seconds of the learner, seconds of the teacher], both never falling; empty when the
     /// clips could not be aligned.
     pub path: &'a [[f64; 2]],
+    /// Whether the learner faces the teacher as a mirror does; `timeline` is then the teacher's with left and right exchanged,
+    /// `tracks` are as they were.
+    pub mirrored: bool,
 }
 
 /// What is practised.

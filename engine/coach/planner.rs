@@ -116,7 +116,7 @@ fn subject(finding: &Finding) -> (&'static str, &'static str) {
     match finding.topic {
         WordClarity | WordAccuracy | OmittedWords | AddedWords | ChangedWords => ("words", ""),
         GestureRate | GestureSync => ("gestures", ""),
-        Timing | Regularity => ("timing", ""),
+        Timing | BeatTiming | Regularity => ("timing", ""),
         _ => family(finding),
     }
 }

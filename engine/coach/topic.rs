@@ -40,6 +40,8 @@ pub enum Topic {
     Fluidity,
     /// Seconds behind or ahead of the teacher.
     Timing,
+    /// Seconds behind or ahead of the beats of the music.
+    BeatTiming,
     /// A joint's angle against the teacher's.
     JointAngle,
     /// A joint's range of motion against the teacher's.
@@ -126,11 +128,11 @@ impl Row {
 impl Topic {
     /// Every topic, for tests and tables.
     #[rustfmt::skip]
-    pub const ALL: [Topic; 28] = {
+    pub const ALL: [Topic; 29] = {
         use Topic::*;
         [ArticulationRate, PauseRatio, LongestPause, PitchRange, FinalSlope, RhythmContrast, WordClarity, WordAccuracy,
          OmittedWords, AddedWords, ChangedWords, LoudnessVariation, Symmetry, Regularity, RepetitionDepth, Fluidity, Timing,
-         JointAngle, Amplitude, Expressiveness, ExpressionChanges, GestureRate, GestureSync, Congruence, NoSpeech, NoPerson,
+         BeatTiming, JointAngle, Amplitude, Expressiveness, ExpressionChanges, GestureRate, GestureSync, Congruence, NoSpeech, NoPerson,
          NoFace, TooShort]
     };
 
@@ -177,6 +179,8 @@ impl Topic {
             Topic::Fluidity => row("count", "flow", "flow", 0.6).range(0.0, 3.0, 4.0).tolerance(0.5).better(Better::Less),
             // Under about 0.1 s movement and music are felt as one (Repp 2005, thresholds of asynchrony).
             Topic::Timing => row("s", "timing", "timing", 1.0).range(-0.10, 0.10, 0.60).tolerance(0.10),
+            // The same threshold; at most half a beat is possible.
+            Topic::BeatTiming => row("s", "timing", "beat", 0.9).range(-0.10, 0.10, 0.30),
             // Pose landmarks of one camera are good to about 10 degrees at a joint.
             Topic::JointAngle => row("deg", "form", "joint", 1.0).range(-12.0, 12.0, 45.0).tolerance(12.0),
             Topic::Amplitude => row("deg", "range", "joint", 0.6).range(-15.0, 15.0, 50.0).tolerance(15.0),
@@ -218,6 +222,7 @@ impl Topic {
             Topic::RepetitionDepth => "repetition_depth",
             Topic::Fluidity => "fluidity",
             Topic::Timing => "timing",
+            Topic::BeatTiming => "beat_timing",
             Topic::JointAngle => "joint_angle",
             Topic::Amplitude => "amplitude",
             Topic::Expressiveness => "expressiveness",

@@ -149,7 +149,7 @@ pub(super) fn axes(topic: Topic, part: Option<Part>) -> &'static [Axis] {
         Topic::Regularity => &[Evenness, Amount],
         Topic::RepetitionDepth => &[Evenness],
         Topic::Fluidity => &[Flow, Amount],
-        Topic::Timing => &[Time],
+        Topic::Timing | Topic::BeatTiming => &[Time],
         Topic::JointAngle if arm => &[Height],
         Topic::JointAngle => &[Bend],
         Topic::Amplitude => &[Width, Amount],
@@ -203,7 +203,7 @@ pub(super) fn subjects(topic: Topic) -> &'static [Subject] {
         }
         Topic::LoudnessVariation => &[Loudness, Voice],
         Topic::Symmetry | Topic::RepetitionDepth | Topic::JointAngle | Topic::Amplitude => &[Movement],
-        Topic::Regularity | Topic::Timing => &[Movement, Rhythm],
+        Topic::Regularity | Topic::Timing | Topic::BeatTiming => &[Movement, Rhythm],
         Topic::Fluidity => &[Movement, Pace],
         Topic::Expressiveness | Topic::ExpressionChanges | Topic::NoFace => &[Face],
         Topic::GestureRate => &[Gestures, Movement],

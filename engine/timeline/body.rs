@@ -1,18 +1,20 @@
 //! The body on the timeline: joint angles, speeds, energy, symmetry.
 
 use super::{
-    Column,
+    Column, mass,
     series::{Grid, Series, median},
 };
 use crate::extract::Observed;
 use dreamseed_models::pose::Person;
 
 /// Joints and the landmarks (MediaPipe's numbers) on either side of each. All angles are of the 3D landmarks in metres: 180 is
-/// straight for elbow, hip and knee; at the shoulder 0 is an arm along the trunk.
+/// straight for elbow, hip and knee; at the shoulder 0 is an arm along the trunk; at the ankle, shin to toe, 90 is a foot flat under
+/// an upright shin.
 #[rustfmt::skip]
-const JOINTS: [(&str, [usize; 3]); 8] = [
+const JOINTS: [(&str, [usize; 3]); 10] = [
     ("left_elbow", [11, 13, 15]), ("right_elbow", [12, 14, 16]), ("left_shoulder", [23, 11, 13]), ("right_shoulder", [24, 12, 14]),
     ("left_hip", [11, 23, 25]), ("right_hip", [12, 24, 26]), ("left_knee", [23, 25, 27]), ("right_knee", [24, 26, 28]),
+    ("left_ankle", [25, 27, 31]), ("right_ankle", [26, 28, 32]),
 ];
 
 /// The twelve landmarks whose mean speed is the motion of the body; `true` for those with a column of their own.
@@ -27,7 +29,8 @@ const MOVERS: [(&str, usize, bool); 12] = [
 const VISIBLE: f32 = 0.5;
 
 /// Columns `pose.JOINT.angle` (deg), `pose.JOINT.velocity` (deg/s), `pose.trunk.lean` (deg from the vertical),
-/// `pose.LIMB.speed`, `pose.motion` (mean speed, m/s), `pose.energy` (mean squared speed), `pose.asymmetry` (deg).
+/// `pose.LIMB.speed`, `pose.motion` (mean speed, m/s), `pose.asymmetry` (mean |left - right|, deg), `pose.JOINT.difference` (left
+/// less right, deg), and by mass `pose.energy`, `pose.LIMB.energy`, `pose.mass.height`, `pose.mass.travel` (see [`mass`]).
 ///
 /// Speeds are of the landmarks in the picture, brought to metres by the ratio of the body's size in metres to its size in pixels
 /// (median over the clip): steady, and with the body's travel; movement towards the camera does not count.
@@ -41,7 +44,13 @@ pub(super) fn columns(track: &[Observed<Person>], grid: Grid) -> Vec<Column> {
         angles.push(angle);
     }
     columns.push(grid.column("pose.trunk.lean", "deg", series(track, |_, p| lean(p)).linear(grid)));
-    columns.push(grid.column("pose.asymmetry", "deg", asymmetry(&angles).linear(grid)));
+    for (pair, (name, _)) in angles.chunks_exact(2).zip(JOINTS.iter().step_by(2)) {
+        let apart = pair[0].with(pair[0].v.iter().zip(&pair[1].v).map(|(l, r)| Some((*l)? - (*r)?)).collect());
+        let joint = name.trim_start_matches("left_");
+        columns.push(grid.column(format!("pose.{joint}.difference"), "deg", apart.linear(grid)));
+    }
+    // Toes are seen less surely than the rest: ankles do not count.
+    columns.push(grid.column("pose.asymmetry", "deg", asymmetry(&angles[..8]).linear(grid)));
     let metres = median(track.iter().filter_map(|o| metres_per_pixel(o, o.found.first()?)).collect()).unwrap_or(0.0);
     let mut speeds = Vec::new();
     for (name, landmark, own) in MOVERS {
@@ -53,8 +62,10 @@ pub(super) fn columns(track: &[Observed<Person>], grid: Grid) -> Vec<Column> {
         }
         speeds.push(speed);
     }
-    columns.push(grid.column("pose.motion", "m/s", mean_of(&speeds, |v| v).linear(grid)));
-    columns.push(grid.column("pose.energy", "m2/s2", mean_of(&speeds, |v| v * v).linear(grid)));
+    columns.push(grid.column("pose.motion", "m/s", mean_of(&speeds).linear(grid)));
+    let place = |landmark: usize| [0, 1].map(|axis| series(track, |o, p| Some(pixel(o, p, landmark)?[axis] * metres)).v);
+    let times = series(track, |_, _| None);
+    columns.extend(mass::columns(&times, &place, grid));
     columns
 }
 
@@ -111,10 +122,10 @@ fn asymmetry(angles: &[Series]) -> Series {
 }
 
 /// Mean over the landmarks, where at least half of them are known.
-fn mean_of(speeds: &[Series], of: impl Fn(f64) -> f64) -> Series {
+fn mean_of(speeds: &[Series]) -> Series {
     let Some(first) = speeds.first() else { return Series::default() };
     let at = |i: usize| {
-        let (sum, n) = speeds.iter().filter_map(|s| s.v[i]).fold((0.0, 0usize), |(s, n), v| (s + of(v), n + 1));
+        let (sum, n) = speeds.iter().filter_map(|s| s.v[i]).fold((0.0, 0usize), |(s, n), v| (s + v, n + 1));
         (2 * n >= speeds.len()).then(|| sum / n as f64)
     };
     first.with((0..first.t.len()).map(at).collect())

@@ -91,6 +91,48 @@ pub fn align(learner: &Timeline, teacher: &Timeline, columns: Option<&[&str]>) -
     Some(Alignment { tempo: tempo(&path), distance: (apart / steps.len() as f64).sqrt(), lag, path, columns })
 }
 
+/// How a learner follows a teacher who may stand in front as a mirror image.
+#[derive(Clone, Debug)]
+pub struct Followed {
+    /// `None` where there is nothing to compare.
+    pub alignment: Option<Alignment>,
+    /// The teacher's timeline with left and right exchanged, where the learner follows that one.
+    pub mirror: Option<Timeline>,
+}
+
+/// A mirrored alignment must be nearer than the plain one by this factor: a symmetric movement is not mirrored.
+const MIRRORED: f64 = 0.8;
+
+/// Aligns to the teacher as shown and to the teacher mirrored, and keeps the nearer one.
+pub fn follow(learner: &Timeline, teacher: &Timeline) -> Followed {
+    let alignment = align(learner, teacher, None);
+    let body = alignment.as_ref().is_some_and(|a| a.columns.iter().any(|c| c.starts_with("pose.")));
+    let mirror = body.then(|| exchanged(teacher));
+    let other = mirror.as_ref().and_then(|m| align(learner, m, None));
+    match (&alignment, other) {
+        (Some(plain), Some(other)) if other.distance < MIRRORED * plain.distance => Followed { alignment: Some(other), mirror },
+        _ => Followed { alignment, mirror: None },
+    }
+}
+
+/// The same with left and right exchanged in the names of columns and events. What is signed left less right changes its sign.
+fn exchanged(timeline: &Timeline) -> Timeline {
+    let other = |name: &str| match (name.contains("left_"), name.contains("right_")) {
+        (true, _) => name.replace("left_", "right_"),
+        (_, true) => name.replace("right_", "left_"),
+        _ => name.to_owned(),
+    };
+    let mut mirror = timeline.clone();
+    for column in &mut mirror.columns {
+        column.name = other(&column.name);
+        if column.name.ends_with(".difference") {
+            column.values.iter_mut().flatten().for_each(|v| *v = -*v);
+        }
+    }
+    mirror.events.iter_mut().for_each(|e| e.label = other(&e.label));
+    mirror
+}
+
 /// Learner less teacher of one column along the path: (learner's seconds, difference), where both are valid.
 pub fn differences(learner: &Timeline, teacher: &Timeline, path: &[[f64; 2]], column: &str) -> Vec<(f64, f64)> {
     let at = |t: &Timeline, c: &Column, seconds: f64| c.values.get((seconds * t.rate).round() as usize).copied().flatten();
@@ -184,7 +226,7 @@ fn warp(n: usize, m: usize, half: usize, distance: impl Fn(usize, usize) -> f32)
 
 /// Slope of learner over teacher by the median of slopes between points half the path apart (Theil and Sen): a wait in one
 /// place does not change it.
-fn tempo(path: &[[f64; 2]]) -> f64 {
+pub fn tempo(path: &[[f64; 2]]) -> f64 {
     let cut = path.len() / 20;
     let inner = &path[cut..path.len() - cut];
     let far = inner.len() / 2;
@@ -242,6 +284,20 @@ mod tests {
             median(a.path.iter().filter(|p| p[0] > from && p[0] < to).map(|p| p[0] - p[1]).collect()).unwrap()
         };
         assert!(lag(0.0, 2.5).abs() < 0.05 && (lag(5.2, 6.8) - 0.3).abs() < 0.05 && lag(9.5, 12.0).abs() < 0.05);
+    }
+
+    #[test]
+    fn a_mirror_image_is_followed_as_one() {
+        let sided = |left: f64| {
+            let mut c = clip(8.0, |t| t);
+            c.columns[0].name = if left > 0.0 { "pose.left_knee.angle" } else { "pose.right_knee.angle" }.into();
+            c.columns[1].name = if left > 0.0 { "pose.right_knee.angle" } else { "pose.left_knee.angle" }.into();
+            c
+        };
+        let mirrored = follow(&sided(1.0), &sided(-1.0));
+        assert!(mirrored.mirror.is_some() && mirrored.alignment.unwrap().distance < 1e-6);
+        assert!(follow(&sided(1.0), &sided(1.0)).mirror.is_none());
+        assert!(follow(&sided(1.0), &Timeline::default()).alignment.is_none());
     }
 
     #[test]

@@ -24,6 +24,11 @@ pub(super) fn find(tracks: &Tracks, timeline: &Timeline) -> Vec<Event> {
         }
         _ => {}
     }
+    if let Some(music) = &tracks.music {
+        let strength = |t: f64| music.onset.get((t / music.hop).round() as usize).copied().unwrap_or(0.0);
+        let beat = |&t: &f64| Event { kind: EventKind::MusicBeat, start: t, end: t, label: String::new(), value: strength(t) };
+        events.extend(music.beats.iter().map(beat));
+    }
     gestures(timeline, &mut events);
     beats(timeline, &mut events);
     expressions(timeline, &mut events);

@@ -5,7 +5,7 @@ use super::{
     series::{Grid, Series, median},
 };
 use crate::extract::Tracks;
-use dreamseed_models::{prosody::Prosody, whisper::Transcript};
+use dreamseed_models::{music::Music, prosody::Prosody, whisper::Transcript};
 
 /// Rows a second by default.
 pub const RATE: f64 = 25.0;
@@ -22,7 +22,8 @@ const MAX_SECONDS: f64 = 6.0 * 3600.0;
 pub fn fuse(tracks: &Tracks, rate: f64) -> Timeline {
     let rate = if rate.is_nan() { RATE } else { rate.clamp(*RATES.start(), *RATES.end()) };
     let duration = duration(tracks);
-    let something = tracks.speech.is_some() || tracks.prosody.is_some() || tracks.pose.is_some() || tracks.face.is_some();
+    let sound = tracks.speech.is_some() || tracks.prosody.is_some() || tracks.music.is_some();
+    let something = sound || tracks.pose.is_some() || tracks.face.is_some();
     let rows = ((duration * rate - 1e-6).ceil().max(0.0) as usize).max(usize::from(something)); // a single picture has a row
     let grid = Grid { rate, rows };
     let mut columns = Vec::new();
@@ -31,6 +32,9 @@ pub fn fuse(tracks: &Tracks, rate: f64) -> Timeline {
     }
     if let Some(speech) = &tracks.speech {
         columns.push(speaking(speech, grid));
+    }
+    if let Some(music) = &tracks.music {
+        columns.extend(beat_of(music, grid));
     }
     if let Some(pose) = &tracks.pose {
         columns.extend(body::columns(pose, grid));
@@ -75,6 +79,15 @@ fn voice(p: &Prosody, grid: Grid, columns: &mut Vec<Column>) {
     columns.push(grid.column("prosody.semitones", "st", semitones.nearest(grid)));
     columns.push(grid.column("prosody.voiced", "1", voiced.nearest(grid)));
     columns.push(grid.column("prosody.intensity", "dB", intensity.linear(grid)));
+}
+
+/// Onset strength, and the tempo from the first beat to the last.
+fn beat_of(m: &Music, grid: Grid) -> [Column; 2] {
+    let onset = Series::new(m.onset.iter().enumerate().map(|(i, &v)| (i as f64 * m.hop, Some(f64::from(v)))));
+    let span = m.beats.first().zip(m.beats.last());
+    let playing = |row: usize| span.is_some_and(|(a, b)| (*a..=*b).contains(&(row as f64 / grid.rate)));
+    let tempo = (0..grid.rows).map(|row| m.tempo.filter(|t| t.is_finite() && playing(row))).collect();
+    [grid.column("music.onset", "dB", onset.linear(grid)), grid.column("music.tempo", "1/min", tempo)]
 }
 
 /// 1 within a word, 0 elsewhere; within a segment where words have no times.

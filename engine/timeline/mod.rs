@@ -6,13 +6,16 @@ mod events;
 mod export;
 mod fuse;
 mod head;
+mod mass;
+mod performance;
 mod series;
 
 use serde::{Deserialize, Serialize};
 
-pub use compare::{Alignment, align, differences};
+pub use compare::{Alignment, Followed, align, differences, follow, tempo};
 pub use export::export;
 pub use fuse::{RATE, fuse};
+pub use performance::{JOINTS, Performance, performance};
 
 /// Everything perceived, on one clock that starts at 0.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -34,7 +37,7 @@ pub struct Timeline {
 pub struct Column {
     /// Dotted: `prosody.f0`, `pose.left_knee.angle`, `face.happy`.
     pub name: String,
-    /// `Hz`, `st` (semitones), `dB`, `deg`, `deg/s`, `m/s`, `m2/s2`, `1` (ratio or probability).
+    /// `Hz`, `st` (semitones), `dB`, `deg`, `deg/s`, `m`, `m/s`, `1/min`, `m2/s2`, `1` (ratio or probability).
     pub unit: String,
     /// One a row; `None` where there is nothing to measure (the validity mask of the exports).
     pub values: Vec<Option<f32>>,
@@ -71,6 +74,8 @@ pub enum EventKind {
     /// A beat of the movement (kinematic beat): the body's mean speed has a minimum; label `body`, value the prominence of the
     /// minimum in metres a second.
     Beat,
+    /// A beat of the music, not of the movement; label empty, value the onset strength there in dB.
+    MusicBeat,
     /// The face's leading expression changed: label the new one, value its mean probability, span while it leads.
     ExpressionChange,
     /// The turning point of a repeated bend, such as the bottom of a squat: label the joint (`left_knee`), value how many degrees

@@ -5,12 +5,12 @@
 
 mod boersma;
 mod correlation;
-mod fft;
+pub(crate) mod fft;
 mod intensity;
 mod pitch;
 mod pyin;
 mod rhythm;
-mod signal;
+pub(crate) mod signal;
 mod summary;
 #[cfg(test)]
 mod tests;

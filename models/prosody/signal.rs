@@ -111,7 +111,7 @@ pub(super) fn sinc_maximum(y: &[f64], i: usize, depth: usize) -> (f64, f64) {
 
 /// Top of the parabola through three points one apart: its shift from the middle one, and its height. The middle itself where the
 /// three lie on a line.
-pub(super) fn parabola(left: f64, middle: f64, right: f64) -> (f64, f64) {
+pub(crate) fn parabola(left: f64, middle: f64, right: f64) -> (f64, f64) {
     let slope = 0.5 * (right - left);
     let curvature = (middle - left) + (middle - right);
     if curvature == 0.0 || !curvature.is_finite() {

@@ -2,7 +2,7 @@
 
 use super::{
     super::{Part, Topic},
-    Finding, Input, Sheet,
+    Finding, Input, Sheet, beat,
     body::{self, MOVING, Seen, Series},
     deviation, follow, mean, measure, measured, quantile,
 };
@@ -22,6 +22,7 @@ struct Lead {
 pub(super) fn examine(sheet: &mut Sheet, input: &Input) {
     let Some(seen) = body::find_person(sheet, input) else { return };
     movement(sheet, input, seen);
+    beat::examine(sheet, input, seen);
     if input.reference.is_some() {
         follow::examine(sheet, input, seen.confidence);
     }
@@ -31,6 +32,11 @@ fn movement(sheet: &mut Sheet, input: &Input, seen: Seen) {
     for part in Part::ALL {
         let range = body::range(&body::angles(input.timeline, part), input.timeline.rate);
         sheet.note(&format!("{}_range", part.name()), range.map(|r| r as f32), "deg", seen.span);
+    }
+    for pair in Part::ALL.chunks_exact(2) {
+        let sides = [body::angles(input.timeline, pair[0]), body::angles(input.timeline, pair[1])];
+        let together = correlation(&sides[0], &sides[1], input.timeline.rate);
+        sheet.note(&format!("{}_correlation", pair[0].joint()), together.map(|r| r as f32), "r", seen.span);
     }
     symmetry(sheet, input, seen);
     let teacher = input.reference.map(|r| r.timeline);
@@ -79,8 +85,22 @@ fn symmetry(sheet: &mut Sheet, input: &Input, seen: Seen) {
 
 /// |left - right| where both were measured.
 fn apart(left: &Series, right: &Series, rate: f64) -> Series {
+    both(left, right, rate).into_iter().map(|(t, l, r)| (t, (l - r).abs())).collect()
+}
+
+/// Pearson's correlation of the left and the right angle; `None` where one hardly moves.
+fn correlation(left: &Series, right: &Series, rate: f64) -> Option<f64> {
+    let both = both(left, right, rate);
+    let (l, r): (Vec<f64>, Vec<f64>) = both.iter().map(|b| (b.1, b.2)).unzip();
+    let (ml, mr, dl, dr) = (mean(&l)?, mean(&r)?, deviation(&l)?, deviation(&r)?);
+    let product = mean(&both.iter().map(|b| (b.1 - ml) * (b.2 - mr)).collect::<Vec<_>>())?;
+    (dl.min(dr) > MOVING / 10.0).then(|| product / (dl * dr))
+}
+
+/// (seconds, left, right) where both were measured.
+fn both(left: &Series, right: &Series, rate: f64) -> Vec<(f64, f64, f64)> {
     let mut at = 0;
-    let mut apart = Vec::new();
+    let mut both = Vec::new();
     for &(t, l) in left {
         while at < right.len() && right[at].0 < t - 0.25 / rate {
             at += 1;
@@ -88,10 +108,10 @@ fn apart(left: &Series, right: &Series, rate: f64) -> Series {
         if let Some(&(u, r)) = right.get(at)
             && (u - t).abs() <= 0.25 / rate
         {
-            apart.push((t, (l - r).abs()));
+            both.push((t, l, r));
         }
     }
-    apart
+    both
 }
 
 /// What the rhythm of a movement is told by, and its times: the repetitions of the leading joint; without three of them, the

@@ -6,6 +6,7 @@ use super::{
     body::{self, MOVING, Series},
     mean, measure, measured, quantile,
 };
+use crate::timeline::{performance, tempo};
 
 /// A constant offset longer than this is two clips that start differently, not a late learner, and is taken off.
 const OTHER_START: f64 = 1.0;
@@ -19,6 +20,7 @@ pub(super) fn examine(sheet: &mut Sheet, input: &Input, confidence: f64) {
         return;
     }
     timing(sheet, &path, confidence);
+    poses(sheet, input, &path);
     for part in Part::ALL {
         let learner = body::angles(input.timeline, part);
         let teacher = body::angles(reference.timeline, part);
@@ -31,6 +33,28 @@ pub(super) fn examine(sheet: &mut Sheet, input: &Input, confidence: f64) {
         {
             amplitude(sheet, part, own, shown, [path[0][0], path[path.len() - 1][0]], confidence);
         }
+    }
+}
+
+/// How near the poses are along the path: shown, not scored, as the joint angles already are.
+fn poses(sheet: &mut Sheet, input: &Input, path: &[[f64; 2]]) {
+    let Some(reference) = input.reference else { return };
+    let tracks = (input.tracks.pose.as_deref(), reference.tracks.pose.as_deref());
+    let (Some(own), Some(shown)) = tracks else { return };
+    let Some(p) = performance(own, shown, path, reference.mirrored) else { return };
+    let whole = [path[0][0], path[path.len() - 1][0]];
+    let mirrored = f64::from(u8::from(reference.mirrored));
+    let joint = format!("{}_position_error", p.worst_joint);
+    for (name, value, unit, span) in [
+        ("oks", p.oks, "1", whole),
+        ("pck", p.pck, "1", whole),
+        ("pa_mpjpe", p.pa_mpjpe, "mm", whole),
+        ("pa_mpjpe_there", p.worst_span_error, "mm", p.worst_span),
+        (&joint, p.worst_joint_error, "mm", whole),
+        ("mirrored", mirrored, "1", whole),
+        ("tempo_ratio", tempo(path), "1", whole),
+    ] {
+        sheet.note(name, Some(value as f32), unit, span);
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! What cannot be measured is absent. What is missing altogether (no speech, no person) is a finding of its own.
 
+mod beat;
 mod body;
 mod dance;
 mod drama;

@@ -45,6 +45,7 @@ pub(super) fn sentence(f: &Facts) -> String {
         RepetitionDepth => depth(f),
         Fluidity => flow(f),
         Timing => timing(f),
+        BeatTiming => beat_timing(f),
         JointAngle => angle(f),
         Amplitude => amplitude(f),
         Expressiveness | ExpressionChanges => face(f),
@@ -347,6 +348,21 @@ fn flow(f: &Facts) -> String {
         ),
         (_, Some(t)) => format!("Your movement flows like the teacher's: {v} bursts of speed a repetition against {t}."),
         _ => format!("Your movement flows: {v} bursts of speed a repetition, and up to {high} is smooth."),
+    }
+}
+
+fn beat_timing(f: &Facts) -> String {
+    let Facts { v, a, b, .. } = f;
+    match f.point.direction {
+        Direction::High => format!(
+            "You are {v} s late against the beat on average, most of all from {a} to {b} s. \
+             Start the next move while the last one is still ending."
+        ),
+        Direction::Low => format!(
+            "You are {v} s early against the beat on average, most of all from {a} to {b} s. \
+             Finish each move before you begin the next."
+        ),
+        _ => format!("You move in time with the beat: {v} s apart on average."),
     }
 }
 

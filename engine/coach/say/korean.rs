@@ -63,6 +63,7 @@ pub(super) fn sentence(f: &Facts) -> String {
         RepetitionDepth => depth(f),
         Fluidity => flow(f),
         Timing => timing(f),
+        BeatTiming => beat_timing(f),
         JointAngle => angle(f),
         Amplitude => amplitude(f),
         Expressiveness | ExpressionChanges => face(f),
@@ -347,6 +348,19 @@ fn flow(f: &Facts) -> String {
             format!("선생님처럼 동작이 부드럽게 흘러요. 한 번 반복하는 동안 속도가 {v}번 솟았고, 선생님은 {t}번이에요.")
         }
         _ => format!("동작이 부드럽게 흘러요. 한 번 반복하는 동안 속도가 {v}번 솟았는데, {high}번까지는 부드러운 편이에요."),
+    }
+}
+
+fn beat_timing(f: &Facts) -> String {
+    let Facts { v, a, b, .. } = f;
+    match f.point.direction {
+        Direction::High => format!(
+            "음악의 박자보다 평균 {v}초 늦고, {a}초부터 {b}초까지가 가장 늦어요. 앞 동작이 끝나 갈 때 다음 동작을 시작해 보세요."
+        ),
+        Direction::Low => format!(
+            "음악의 박자보다 평균 {v}초 이르고, {a}초부터 {b}초까지가 가장 일러요. 동작을 하나씩 끝까지 마친 다음에 넘어가 보세요."
+        ),
+        _ => format!("음악의 박자와 잘 맞아요. 차이가 평균 {v}초예요."),
     }
 }
 

@@ -85,7 +85,7 @@ pub(crate) const fn style(topic: Topic) -> (f64, bool, usize) {
         }
         Topic::NoSpeech | Topic::TooShort => (1.0, false, 1),
         Topic::FinalSlope => (1.0, true, 0),
-        Topic::Timing => (1.0, true, 2),
+        Topic::Timing | Topic::BeatTiming => (1.0, true, 2),
         Topic::Congruence => (1.0, false, 2),
         _ => (1.0, false, 0),
     }

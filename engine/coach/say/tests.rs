@@ -78,7 +78,7 @@ pub(crate) fn every_point(language: Language) -> Vec<Point> {
             }
             Topic::OmittedWords | Topic::AddedWords | Topic::ChangedWords => &[High],
             Topic::LongestPause | Topic::Regularity | Topic::RepetitionDepth | Topic::Fluidity => &[Within, High],
-            Topic::Timing | Topic::JointAngle | Topic::Amplitude => &[Within, Low, High],
+            Topic::Timing | Topic::BeatTiming | Topic::JointAngle | Topic::Amplitude => &[Within, Low, High],
             Topic::FinalSlope | Topic::Expressiveness => &[Within, Low, High],
             _ => &[Within, Low, High],
         };
@@ -91,7 +91,7 @@ pub(crate) fn every_point(language: Language) -> Vec<Point> {
                 let impossible = match topic {
                     Topic::FinalSlope => (direction == Low && !teacher) || (direction == Within && teacher),
                     Topic::Expressiveness => direction == High && !teacher,
-                    Topic::Timing => teacher,
+                    Topic::Timing | Topic::BeatTiming => teacher,
                     _ => teacher && (ranged || direction == Missing),
                 };
                 if impossible {

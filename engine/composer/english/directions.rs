@@ -152,7 +152,9 @@ fn harmless(topic: Topic, word: &str) -> bool {
         }
         Topic::RepetitionDepth => matches!(word, "deeper" | "bent" | "bend" | "low" | "lower" | "lowest"),
         Topic::Symmetry => true,
-        Topic::Timing | Topic::JointAngle | Topic::Amplitude => matches!(word, "closely" | "clear" | "clearly"),
+        Topic::Timing | Topic::BeatTiming | Topic::JointAngle | Topic::Amplitude => {
+            matches!(word, "closely" | "clear" | "clearly")
+        }
         Topic::GestureSync | Topic::Congruence => matches!(word, "loud" | "louder" | "clear"),
         Topic::OmittedWords | Topic::AddedWords => matches!(word, "clear" | "clearly"),
         _ => matches!(word, "clear" | "clearly"),

@@ -212,10 +212,12 @@ fn squats_are_counted() {
     let t = fuse(&Tracks { duration: 13.0, pose: Some(pose), ..Tracks::default() }, 25.0);
     for knee in ["left_knee", "right_knee"] {
         let bottoms: Vec<_> = t.events(EventKind::Repetition).filter(|e| e.label == knee).map(|e| (e.start, e.value)).collect();
-        // Three squats: at 9.6 s the person stands (163 degrees), a dip of two degrees.
+        // Three squats. The knees' mean has a fourth local minimum at 9.6 s, 2.1 degrees deep: the person stands upright with the
+        // arms hanging from 8.4 to 10.2 s (163 to 170 degrees), and such dips of trembling landmarks are at 4.4 and 5.0 s too. The
+        // third bottom is flat from 11.4 to 12.2 s.
         assert_eq!(bottoms.len(), 3, "{knee} {bottoms:?}");
-        for ((at, depth), want) in bottoms.iter().zip([2.0, 6.7, 12.0]) {
-            assert!((at - want).abs() <= 0.3 && (60.0..95.0).contains(depth), "{knee} {bottoms:?}");
+        for ((at, depth), want) in bottoms.iter().zip([2.0, 6.6, 11.9]) {
+            assert!((at - want).abs() <= 0.2 && (60.0..95.0).contains(depth), "{knee} {bottoms:?}");
         }
     }
     let valid = |name: &str| t.column(name).unwrap().values.iter().flatten().count();
