@@ -309,6 +309,22 @@ impl Engine {
         Ok(self.speech(model)?.transcribe(&self.inner.pool, pcm, options, on_progress)?)
     }
 
+    /// Holds audio at 16 kHz against the text that should have been said; `heard` is its transcript with word times by the same
+    /// model.
+    ///
+    /// # Errors
+    /// As [`Engine::transcribe`]; a text that the model cannot read.
+    pub fn pronunciation(
+        &self,
+        model: Option<&str>,
+        pcm: &[f32],
+        expected: &str,
+        heard: &Transcript,
+        on_progress: &mut dyn FnMut(whisper::Progress) -> std::ops::ControlFlow<()>,
+    ) -> Result<whisper::Pronunciation> {
+        Ok(self.speech(model)?.pronunciation(&self.inner.pool, pcm, expected, heard, on_progress)?)
+    }
+
     /// Perceives a clip: the tracks that `wanted` names and the clip has something for.
     ///
     /// # Errors

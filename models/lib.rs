@@ -17,3 +17,4 @@ pub mod tokenizer;
 pub mod vision;
 pub mod weights;
 pub mod whisper;
+pub mod words;

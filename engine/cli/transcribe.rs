@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use dreamseed_models::whisper::{Options, Progress, Segment, Task, Transcript};
+use dreamseed_models::whisper::{self, Options, Progress, Segment, Task, Transcript};
 
 use super::{emit, emit_json, engine};
 use crate::config::Config;
@@ -30,6 +30,9 @@ pub struct TranscribeArgs {
     /// Words and names that are likely to come up
     #[arg(long, value_name = "TEXT")]
     pub hint: Option<String>,
+    /// What should be said: how well each word of it was pronounced, what was left out, added and changed
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["translate", "no_words"])]
+    pub expect: Option<String>,
     /// Leave out the times of words
     #[arg(long)]
     pub no_words: bool,
@@ -58,8 +61,9 @@ pub(super) fn run(config: Config, args: TranscribeArgs) -> Result<()> {
     let format = if args.json { Format::Json } else { args.format };
     let engine = engine(config)?;
     let pcm = media::open_audio(&args.file, &engine.limits())?;
+    let known = args.expect.as_deref().and_then(whisper::language_of).map(str::to_owned);
     let options = Options {
-        language: args.language,
+        language: args.language.or(known),
         task: if args.translate { Task::Translate } else { Task::Transcribe },
         beam_size: usize::from(args.beam),
         initial_prompt: args.hint,
@@ -68,7 +72,7 @@ pub(super) fn run(config: Config, args: TranscribeArgs) -> Result<()> {
     };
     let mut failed = None;
     let mut show = |progress: Progress| {
-        if let (Format::Text, Progress::Segment(s)) = (format, &progress)
+        if let (Format::Text, None, Progress::Segment(s)) = (format, &args.expect, &progress)
             && let Err(e) = emit(&line(s))
         {
             failed = Some(e);
@@ -77,6 +81,14 @@ pub(super) fn run(config: Config, args: TranscribeArgs) -> Result<()> {
         ControlFlow::Continue(())
     };
     let transcript = engine.transcribe(args.model.as_deref(), &pcm, &options, &mut show)?;
+    if let Some(text) = &args.expect {
+        let mut go_on = |_: Progress| ControlFlow::Continue(());
+        let pronunciation = engine.pronunciation(args.model.as_deref(), &pcm, text, &transcript, &mut go_on)?;
+        return match format {
+            Format::Json => emit_json(&serde_json::json!({ "transcript": transcript, "pronunciation": pronunciation })),
+            _ => emit_json(&pronunciation),
+        };
+    }
     match (failed, format) {
         (Some(e), _) => Err(e),
         (None, Format::Json) => emit_json(&transcript),

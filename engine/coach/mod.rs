@@ -6,10 +6,10 @@ mod planner;
 pub mod say;
 mod score;
 pub mod topic;
-pub mod words;
 
 use serde::{Deserialize, Serialize};
 
+pub use dreamseed_models::words;
 pub use planner::{MAX_POINTS, plan};
 pub use topic::{Part, Topic};
 
