@@ -6,6 +6,7 @@
 pub mod chat;
 pub mod decoder;
 pub mod detection;
+pub mod dtw;
 pub mod face;
 pub mod graph;
 pub mod guard;

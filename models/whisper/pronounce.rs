@@ -117,9 +117,9 @@ pub fn language_of(text: &str) -> Option<&'static str> {
 pub(super) struct Examination<'a> {
     whisper: &'a Whisper,
     pool: &'a Pool,
-    units: Vec<Unit>,         // expected
-    heard: Vec<Heard<'a>>,    // recognized
-    steps: Vec<Step>,         // of the one against the other
+    units: Vec<Unit>,                            // expected
+    heard: Vec<Heard<'a>>,                       // recognized
+    steps: Vec<Step>,                            // of the one against the other
     goodness: Vec<Option<(Goodness, [f64; 2])>>, // (units), with the span of the attention
     language: String,
     start: Vec<u32>, // start, language, task
@@ -357,7 +357,13 @@ impl<'a> Examination<'a> {
                 (Step::Added { .. }, _) => Kind::Inserted,
                 (Step::Same { .. }, Some(g)) if !g.is_clear() => Kind::Unclear,
                 (Step::Same { .. }, _) => Kind::Correct,
-                (_, Some(g)) if g.is_said() => if g.is_clear() { Kind::Correct } else { Kind::Unclear },
+                (_, Some(g)) if g.is_said() => {
+                    if g.is_clear() {
+                        Kind::Correct
+                    } else {
+                        Kind::Unclear
+                    }
+                }
                 (Step::Changed { .. }, _) => Kind::Substituted,
                 (Step::Omitted { .. }, _) => Kind::Omitted,
             };
@@ -391,9 +397,9 @@ impl Goodness {
 
 /// What one row of logits says.
 struct Predicted {
-    own: Option<f32>,         // ln P of the token's class; `None` for punctuation
-    alternative: f32,         // of the best other class
-    next: f32,                // of the likeliest of the next words
+    own: Option<f32>, // ln P of the token's class; `None` for punctuation
+    alternative: f32, // of the best other class
+    next: f32,        // of the likeliest of the next words
 }
 
 impl Predicted {
@@ -408,8 +414,7 @@ impl Predicted {
 }
 
 fn goodness(with: &[Predicted], without: &[Predicted]) -> Option<Goodness> {
-    let scored: Vec<(f32, &Predicted, f32)> =
-        with.iter().zip(without).filter_map(|(w, o)| Some((w.own?, w, o.own?))).collect();
+    let scored: Vec<(f32, &Predicted, f32)> = with.iter().zip(without).filter_map(|(w, o)| Some((w.own?, w, o.own?))).collect();
     let first = scored.first()?;
     let mean = |of: &dyn Fn(&(f32, &Predicted, f32)) -> f32| scored.iter().map(of).sum::<f32>() / scored.len() as f32;
     Some(Goodness {

@@ -14,7 +14,7 @@ const MAX_WORD: usize = 60;
 #[derive(Clone, Debug)]
 pub(super) struct Unit {
     pub(super) shown: String,
-    pub(super) normal: String, // as it is compared
+    pub(super) normal: String,   // as it is compared
     pub(super) tokens: Vec<u32>, // with the punctuation that follows it
 }
 
