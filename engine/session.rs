@@ -335,9 +335,17 @@ impl Engine {
         let speech = (wanted.speech && sound).then(|| self.speech(wanted.speech_model.as_deref())).transpose()?;
         let pose = (wanted.pose && sight).then(|| self.pose(wanted.pose_model.as_deref())).transpose()?;
         let face = (wanted.face && sight).then(|| self.face()).transpose()?;
+        // letters that belong to one language name it: short Korean is else taken for others
+        let named = clip.text.as_deref().and_then(whisper::language_of);
+        let language = named.filter(|code| speech.as_ref().is_some_and(|s| s.languages().any(|known| known == *code)));
         let perception = Perception {
             speech: speech.as_deref(),
-            speech_options: whisper::Options { word_timestamps: true, ..whisper::Options::default() },
+            speech_options: whisper::Options {
+                word_timestamps: true,
+                language: language.map(str::to_owned),
+                ..whisper::Options::default()
+            },
+            expected: clip.text.as_deref(),
             prosody: wanted.prosody && sound,
             pose: pose.as_deref(),
             face: face.as_deref(),

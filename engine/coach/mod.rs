@@ -7,6 +7,7 @@ pub mod say;
 mod score;
 pub mod topic;
 
+use dreamseed_models::prosody::Comparison;
 use serde::{Deserialize, Serialize};
 
 pub use dreamseed_models::words;
@@ -42,6 +43,8 @@ pub struct Reference<'a> {
     /// Warping path of the alignment, [seconds of the learner, seconds of the teacher], both never falling; empty when the
     /// clips could not be aligned.
     pub path: &'a [[f64; 2]],
+    /// Both readings of one text compared; `None` where they are not of one text.
+    pub reading: Option<&'a Comparison>,
 }
 
 /// What is practised.

@@ -326,8 +326,11 @@ fn across(path: &[[f64; 2]], from: usize, t: f64) -> f64 {
 fn timings(path: &[[f64; 2]], words: &[Span], tempo: f64) -> Vec<WordTiming> {
     let (Some(first), Some(last)) = (path.first(), path.last()) else { return Vec::new() };
     let timing = |w: &Span| {
+        if !(w.start.is_finite() && w.end.is_finite()) {
+            return None;
+        }
         let (from, to) = (w.start.max(first[1]), w.end.min(last[1]));
-        let long = to - from >= LEAST_WORD; // false for what is not a number
+        let long = to - from >= LEAST_WORD;
         let [start, end] = [across(path, 1, from), across(path, 1, to)];
         let ratio = (end - start) / (to - from);
         long.then(|| WordTiming { word: w.label.clone(), start, end, ratio, relative: ratio / tempo })

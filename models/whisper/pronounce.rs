@@ -12,7 +12,7 @@
 use std::ops::ControlFlow;
 
 use dreamseed_kernels::Pool;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::align::{Aligner, Spoken};
 use super::mel::{HOP, Mel, SAMPLE_RATE};
@@ -34,11 +34,19 @@ const LEAD: f64 = 0.4;
 const LOGIT_ROWS: usize = 16;
 /// Words ahead that a skip may lead to.
 const REACH: usize = 4;
+/// Goodness from which on a word that was recognized is clear: nothing else was likelier.
+const CLEAR: f32 = 0.0;
+/// The same of a word that was not recognized: its spelling is another, or the recognizer slipped.
+const CLEAR_UNHEARD: f32 = 2.0;
+/// Goodness and gain by the audio from which on a word that was not recognized was said after all. Of words that were not said, put into texts of
+/// real speech by `benches/pronounce.py`, none had a goodness above -4.5.
+const SAID_GOP: f32 = -2.5;
+const SAID_GAIN: f32 = 0.5;
 /// Log-probabilities are not told below this: `ln` of what f32 sums still resolve.
 const FLOOR: f32 = -25.0;
 
 /// How well the words of a text were pronounced. Times are seconds from the start of the audio.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Pronunciation {
     /// ISO 639-1 code.
     pub language: String,
@@ -51,7 +59,7 @@ pub struct Pronunciation {
 }
 
 /// A word that was expected, heard, or both.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pronounced {
     /// What became of it.
     pub kind: Kind,
@@ -69,7 +77,7 @@ pub struct Pronounced {
 }
 
 /// What became of a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Said as expected.
@@ -84,9 +92,22 @@ pub enum Kind {
     Substituted,
 }
 
+impl Kind {
+    /// As in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Correct => "correct",
+            Kind::Unclear => "unclear",
+            Kind::Omitted => "omitted",
+            Kind::Inserted => "inserted",
+            Kind::Substituted => "substituted",
+        }
+    }
+}
+
 /// How the audio speaks for an expected word: natural logarithms, means over the word's tokens. Punctuation is not spoken: it is taken
 /// out of the distribution, and tokens that differ in case or in the blank before them count as one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Goodness {
     /// ln P(word | audio, the text before it), up to 0.
     pub logprob: f32,
@@ -134,6 +155,12 @@ pub(super) struct Examination<'a> {
 struct Heard<'a> {
     normal: String,
     word: &'a Word,
+}
+
+/// An expected word among the tokens that are forced.
+struct Place {
+    unit: usize,
+    tokens: std::ops::Range<usize>,
 }
 
 /// Steps that are forced on one window of audio.
@@ -259,35 +286,64 @@ impl<'a> Examination<'a> {
     fn tokens(&self, step: usize) -> Vec<u32> {
         match self.steps[step] {
             Step::Same { e, .. } | Step::Changed { e, .. } | Step::Omitted { e, .. } => self.units[e].tokens.clone(),
-            // parts of one recognized word follow each other: it is said once
-            Step::Added { h } if h > 0 && std::ptr::eq(self.heard[h].word, self.heard[h - 1].word) => Vec::new(),
-            Step::Added { h } => self.whisper.tokens.encode(&self.heard[h].word.word).unwrap_or_default(),
+            Step::Added { h } => self.heard_tokens(h),
         }
     }
 
+    /// Tokens of a recognized word, at the first of its parts: it is said once.
+    fn heard_tokens(&self, h: usize) -> Vec<u32> {
+        let again = h > 0 && std::ptr::eq(self.heard[h].word, self.heard[h - 1].word);
+        if again { Vec::new() } else { self.whisper.tokens.encode(&self.heard[h].word.word).unwrap_or_default() }
+    }
+
     fn force(&mut self, window: &Window) -> Result<()> {
+        let model = &self.whisper.model;
+        // 1. the audio
+        let n_mels = self.mel.n_mels;
+        let mut mel = self.mel.data[window.start * n_mels..window.end * n_mels].to_vec();
+        mel.resize(model.config.window_frames() * n_mels, 0.0);
+        model.encode(self.pool, &mel, &mut self.encoder);
+        let cross = model.cross(self.pool, &self.encoder.x)?;
+        // 2. every expected word in its place
+        self.along(window, &cross, false)?;
+        // 3. words after one that was not said, as they follow what was: a wrong word makes the next ones improbable
+        let missed = |step: &Step| match *step {
+            Step::Omitted { e, .. } | Step::Changed { e, .. } => self.goodness[e].is_some_and(|(g, _)| !g.is_said()),
+            _ => false,
+        };
+        if self.steps[window.steps.clone()].iter().any(missed) {
+            self.along(window, &cross, true)?;
+        }
+        Ok(())
+    }
+
+    /// Forces the decoder along a window's text. With `corrected`, words that were found not to be said give way to what was heard, and
+    /// keep their goodness.
+    fn along(&mut self, window: &Window, cross: &Cross, corrected: bool) -> Result<()> {
         let whisper = self.whisper;
         let (model, pool) = (&whisper.model, self.pool);
         // 1. the text, and whose its tokens are
         let mut text: Vec<u32> = Vec::new();
-        let mut places: Vec<(usize, std::ops::Range<usize>)> = Vec::new(); // unit, its tokens in `text`
+        let mut places: Vec<Place> = Vec::new();
         for step in window.steps.clone() {
             let first = text.len();
-            text.extend(self.tokens(step));
-            if let Step::Same { e, .. } | Step::Changed { e, .. } | Step::Omitted { e, .. } = self.steps[step] {
-                places.push((e, first..text.len()));
+            let expected = match self.steps[step] {
+                Step::Same { e, .. } | Step::Changed { e, .. } | Step::Omitted { e, .. } => Some(e),
+                Step::Added { .. } => None,
+            };
+            let sure = matches!(self.steps[step], Step::Same { .. });
+            let gone = corrected && !sure && expected.is_some_and(|e| self.goodness[e].is_some_and(|(g, _)| !g.is_said()));
+            match self.steps[step] {
+                Step::Changed { h, .. } if gone => text.extend(self.heard_tokens(h)),
+                _ if gone => {}
+                _ => text.extend(self.tokens(step)),
             }
+            places.extend(expected.filter(|_| !gone).map(|unit| Place { unit, tokens: first..text.len() }));
         }
-        // 2. the audio
-        let n_mels = self.mel.n_mels;
-        let mut mel = self.mel.data[window.start * n_mels..window.end * n_mels].to_vec();
-        mel.resize(model.config.window_frames() * n_mels, 0.0);
-        model.encode(pool, &mel, &mut self.encoder);
-        let cross = model.cross(pool, &self.encoder.x)?;
-        // 3. the decoder along the text, with the audio and without
+        // 2. the decoder along the text, with the audio and without
         let aligner = Aligner { model, tokens: &whisper.tokens, pool, heads: &whisper.heads };
         let frames = window.end - window.start;
-        let spoken = Spoken { cross: &cross, start: &self.start, text: &text, language: &self.language, frames };
+        let spoken = Spoken { cross, start: &self.start, text: &text, language: &self.language, frames };
         let Some(onsets) = aligner.force(&spoken, &mut self.state) else { return Ok(()) };
         let wanted = self.wanted(&text, &places);
         let with = self.log_probabilities(&wanted, text.len());
@@ -298,25 +354,25 @@ impl<'a> Examination<'a> {
         let prior = whisper.prior(pool)?;
         model.decode(pool, Run { cross: prior, tokens: &all, sequences: 1 }, &mut self.state, None);
         let without = self.log_probabilities(&wanted, text.len());
-        // 4. a word at a time
+        // 3. a word at a time
         let offset = window.start as f64 * HOP as f64 / SAMPLE_RATE as f64;
-        for (e, range) in places {
+        for Place { unit, tokens } in places {
             let time = |token: usize| offset + onsets.get(token).copied().unwrap_or(0.0);
-            let span = [time(range.start), time(range.end)];
-            self.goodness[e] = goodness(&with[range.clone()], &without[range]).map(|g| (g, span));
+            let span = [time(tokens.start), time(tokens.end)];
+            self.goodness[unit] = goodness(&with[tokens.clone()], &without[tokens]).map(|g| (g, span));
         }
         Ok(())
     }
 
     /// For each token of the text, the classes whose probability is asked for: its own, then those of the words that may follow
     /// where it begins a word.
-    fn wanted(&self, text: &[u32], places: &[(usize, std::ops::Range<usize>)]) -> Vec<Vec<u32>> {
+    fn wanted(&self, text: &[u32], places: &[Place]) -> Vec<Vec<u32>> {
         let class = |token: u32| self.classes.of(token);
         let mut wanted: Vec<Vec<u32>> = text.iter().map(|t| class(*t).into_iter().collect()).collect();
         let first = |range: &std::ops::Range<usize>| range.clone().find(|i| class(text[*i]).is_some());
-        for (i, (_, range)) in places.iter().enumerate() {
-            let Some(at) = first(range) else { continue };
-            let next = places[i + 1..].iter().take(REACH).filter_map(|(_, r)| class(text[first(r)?]));
+        for (i, place) in places.iter().enumerate() {
+            let Some(at) = first(&place.tokens) else { continue };
+            let next = places[i + 1..].iter().take(REACH).filter_map(|p| class(text[first(&p.tokens)?]));
             let own = class(text[at]);
             let mut next: Vec<u32> = next.filter(|c| Some(*c) != own).collect();
             if places.len() - i <= REACH {
@@ -355,13 +411,13 @@ impl<'a> Examination<'a> {
             let goodness = forced.map(|f| f.0);
             let kind = match (step, goodness) {
                 (Step::Added { .. }, _) => Kind::Inserted,
-                (Step::Same { .. }, Some(g)) if !g.is_clear() => Kind::Unclear,
+                (Step::Same { .. }, Some(g)) if g.word_gop < CLEAR => Kind::Unclear,
                 (Step::Same { .. }, _) => Kind::Correct,
                 (_, Some(g)) if g.is_said() => {
-                    if g.is_clear() {
-                        Kind::Correct
-                    } else {
+                    if g.word_gop < CLEAR_UNHEARD {
                         Kind::Unclear
+                    } else {
+                        Kind::Correct
                     }
                 }
                 (Step::Changed { .. }, _) => Kind::Substituted,
@@ -386,12 +442,7 @@ impl<'a> Examination<'a> {
 impl Goodness {
     /// Whether the audio speaks for the word although the recognizer wrote something else.
     fn is_said(&self) -> bool {
-        self.presence > 0.0 && self.word_gop > -1.0 && self.audio_gain > 0.5
-    }
-
-    /// Whether nothing else was much likelier.
-    fn is_clear(&self) -> bool {
-        self.word_gop > -1.0
+        self.word_gop > SAID_GOP && self.audio_gain > SAID_GAIN && self.presence > 0.0
     }
 }
 
@@ -452,5 +503,48 @@ impl Whisper {
         self.model.encode(pool, &vec![0.0; self.model.config.window_frames() * self.model.config.n_mels], &mut encoder);
         let cross = self.model.cross(pool, &encoder.x)?;
         Ok(self.prior.get_or_init(|| cross))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_name_their_language() {
+        assert_eq!(language_of("오늘 날씨가 좋아요."), Some("ko"));
+        assert_eq!(language_of("きょうは天気がいい"), Some("ja"));
+        assert_eq!(language_of("And so, my fellow Americans"), None);
+        assert_eq!(language_of(" 123 ?!"), None);
+    }
+
+    #[test]
+    fn goodness_is_a_mean_over_what_is_spoken() {
+        let row = |own: Option<f32>, alternative: f32, next: f32| Predicted { own, alternative, next };
+        let with = [row(Some(-0.5), -2.5, -4.0), row(None, 0.0, 0.0), row(Some(-1.5), -0.5, FLOOR)];
+        let without = [row(Some(-3.0), 0.0, 0.0), row(None, 0.0, 0.0), row(Some(-2.0), 0.0, 0.0)];
+        let g = goodness(&with, &without).unwrap();
+        assert_eq!((g.logprob, g.word_gop, g.audio_gain, g.presence), (-1.0, 0.5, 1.5, 3.5));
+        assert_eq!(goodness(&with[1..2], &without[1..2]), None);
+    }
+
+    #[test]
+    fn json_is_flat_and_comes_back() {
+        let goodness = Some(Goodness { logprob: -0.5, word_gop: 2.0, audio_gain: 1.0, presence: 3.0 });
+        let said = Pronounced {
+            kind: Kind::Correct,
+            expected: Some("a".into()),
+            heard: Some("a".into()),
+            start: 0.0,
+            end: 1.0,
+            goodness,
+        };
+        let added = Pronounced { kind: Kind::Inserted, expected: None, goodness: None, ..said.clone() };
+        for word in [said, added] {
+            let json = serde_json::to_value(&word).unwrap();
+            assert_eq!(json["kind"], word.kind.name());
+            assert_eq!(json.get("word_gop").is_some(), word.goodness.is_some());
+            assert_eq!(serde_json::from_value::<Pronounced>(json).unwrap(), word);
+        }
     }
 }

@@ -121,3 +121,41 @@ impl Classes {
         (members.iter().map(|m| math::log_sum_exp(m) - total).collect(), alternative - total)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tokens::tests::sample;
+    use super::*;
+
+    #[test]
+    fn words_are_cut_where_they_are_compared() {
+        assert_eq!(pieces("A well-known  man.", false), [" A", " well-", "known", " man."]);
+        assert_eq!(pieces("今日は、いい", true).concat(), "今日は、いい");
+        assert_eq!(pieces(" \n", false), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_sounds_alike_is_one_class_and_punctuation_none() {
+        let tokens = sample(); // bytes as ids, 256 is " so"
+        let classes = Classes::new(&tokens);
+        assert_eq!(classes.of(u32::from(b'A')), classes.of(u32::from(b'a')));
+        assert_eq!(classes.of(u32::from(b'.')), None);
+        assert_eq!(classes.of(0xec), Some(0xec)); // the first byte of a Korean letter
+        assert_eq!(classes.of(tokens.eot), Some(tokens.eot));
+        assert_eq!(classes.of(tokens.sot), None);
+    }
+
+    #[test]
+    fn probabilities_leave_punctuation_out() {
+        let tokens = sample();
+        let classes = Classes::new(&tokens);
+        let mut row = vec![f32::NEG_INFINITY; 300];
+        row[usize::from(b'.')] = 9.0; // would take nearly all
+        row[usize::from(b'a')] = 1.0;
+        row[usize::from(b'A')] = 1.0;
+        row[usize::from(b'b')] = 1.0;
+        let own = classes.of(u32::from(b'a')).unwrap();
+        let (found, alternative) = classes.log_probabilities(&row, &[own], own);
+        assert!((found[0] - (2f32 / 3.0).ln()).abs() < 1e-5 && (alternative - (1f32 / 3.0).ln()).abs() < 1e-5);
+    }
+}
