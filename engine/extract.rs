@@ -8,7 +8,7 @@ use dreamseed_models::image::Image;
 use dreamseed_models::music::{self, Music};
 use dreamseed_models::pose::{self, Person, Pose};
 use dreamseed_models::prosody::{self, Prosody};
-use dreamseed_models::whisper::{self, Transcript, Whisper};
+use dreamseed_models::whisper::{self, Pronunciation, Transcript, Whisper};
 
 use crate::media::{Clip, Frame};
 use crate::{Error, Result};
@@ -33,6 +33,9 @@ pub struct Tracks {
     pub duration: f64,
     /// What was said.
     pub speech: Option<Transcript>,
+    /// The same against the text that should have been said, where one was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pronunciation: Option<Pronunciation>,
     /// How it was said.
     pub prosody: Option<Prosody>,
     /// What the music does: onsets, tempo, beats.
@@ -50,6 +53,8 @@ pub struct Perception<'a> {
     pub speech: Option<&'a Whisper>,
     /// Its options.
     pub speech_options: whisper::Options,
+    /// What should be said.
+    pub expected: Option<&'a str>,
     /// Pitch, loudness, rhythm.
     pub prosody: bool,
     /// Onsets, tempo and beats: 35 ms for a minute of sound.
@@ -73,32 +78,42 @@ pub fn extract(pool: &Pool, clip: &Clip, perception: &Perception, cancel: &Atomi
         (sound, sight.join())
     });
     let sight = sight.map_err(|_| Error::Internal("the lane of pose and face panicked".into()));
-    let ((speech, prosody, music), (pose, face)) = (sound?, sight??);
-    Ok(Tracks { duration: clip.duration(), speech, prosody, music, pose, face })
+    let (Heard { speech, pronunciation, prosody, music }, (pose, face)) = (sound?, sight??);
+    Ok(Tracks { duration: clip.duration(), speech, pronunciation, prosody, music, pose, face })
 }
 
 fn check(cancel: &AtomicBool) -> Result<()> {
     if cancel.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
 }
 
-type Heard = (Option<Transcript>, Option<Prosody>, Option<Music>);
+/// What the lane of sound gives.
+#[derive(Default)]
+struct Heard {
+    speech: Option<Transcript>,
+    pronunciation: Option<Pronunciation>,
+    prosody: Option<Prosody>,
+    music: Option<Music>,
+}
 
 /// The lane of sound.
 fn listen(pool: &Pool, pcm: &[f32], with: &Perception, cancel: &AtomicBool) -> Result<Heard> {
     if pcm.is_empty() {
-        return Ok((None, None, None));
+        return Ok(Heard::default());
     }
     let music = with.music.then(|| music::analyse(pool, pcm));
     let prosody = with.prosody.then(|| prosody::analyse(pool, pcm, &prosody::Options::default()));
     check(cancel)?;
-    let Some(model) = with.speech else { return Ok((None, prosody, music)) };
+    let Some(model) = with.speech else { return Ok(Heard { prosody, music, ..Heard::default() }) };
     let mut goes_on = |_: whisper::Progress| match cancel.load(Ordering::Relaxed) {
         true => std::ops::ControlFlow::Break(()),
         false => std::ops::ControlFlow::Continue(()),
     };
     let speech = model.transcribe(pool, pcm, &with.speech_options, &mut goes_on)?;
     check(cancel)?;
-    Ok((Some(speech), prosody, music))
+    let against = |text: &str| model.pronunciation(pool, pcm, text, &speech, &mut goes_on);
+    let pronunciation = with.expected.filter(|text| !text.trim().is_empty()).map(against).transpose()?;
+    check(cancel)?;
+    Ok(Heard { speech: Some(speech), pronunciation, prosody, music })
 }
 
 type Watched = (Option<Vec<Observed<Person>>>, Option<Vec<Observed<Face>>>);

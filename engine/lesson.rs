@@ -8,6 +8,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
 
 use dreamseed_models::chat::{Message, Role};
+use dreamseed_models::prosody::{self, Comparison, Span};
+use dreamseed_models::words;
 
 use crate::coach::events::{Done, Event, Features, Lesson};
 use crate::coach::{self, Input, Lab, Language, Plan, Reference};
@@ -25,6 +27,9 @@ use crate::{Error, Result};
 const CONTEXT: usize = 1024;
 /// Events that wait for a slow caller before the lesson waits too.
 const WAITING: usize = 256;
+
+/// Share of the words of the longer of two readings that must be the same for their melody and rhythm to be compared.
+const SAME_TEXT: f64 = 0.6;
 
 /// What a lesson works on.
 #[derive(Clone, Debug)]
@@ -244,6 +249,7 @@ impl Run {
 
     fn plan(&self, tracks: &Tracks, timeline: &Timeline, teacher: Option<&(Timeline, Tracks)>) -> Plan {
         let followed = teacher.map(|(t, _)| timeline::follow(timeline, t));
+        let reading = teacher.and_then(|(_, t)| self.reading(tracks, t));
         coach::plan(&Input {
             lab: self.request.lab,
             language: self.request.language,
@@ -254,9 +260,29 @@ impl Run {
                 timeline: followed.mirror.as_ref().unwrap_or(timeline),
                 path: followed.alignment.as_ref().map_or(&[], |a| &a.path),
                 mirrored: followed.mirror.is_some(),
+                reading: reading.as_ref(),
             }),
             expected: self.request.clip.text.as_deref(),
         })
+    }
+
+    /// Both clips' voices along each other, where they say the same.
+    fn reading(&self, tracks: &Tracks, teacher: &Tracks) -> Option<Comparison> {
+        let spans = |t: &Tracks| -> Vec<Span> {
+            let all = t.speech.iter().flat_map(|s| &s.segments).flat_map(|s| &s.words);
+            all.map(|w| Span { label: w.word.trim().to_owned(), start: w.start, end: w.end }).collect()
+        };
+        let normal = |spans: &[Span]| -> Vec<String> { spans.iter().flat_map(|s| words::split(&s.label)).collect() };
+        let (own, shown) = (spans(tracks), spans(teacher));
+        let (said, wanted) = (normal(&own), normal(&shown));
+        let same = words::align(&wanted, &said)?.iter().filter(|s| matches!(s, words::Step::Same { .. })).count();
+        if (same as f64) < SAME_TEXT * wanted.len().max(said.len()) as f64 || same == 0 {
+            return None;
+        }
+        let reference = self.request.reference.as_ref()?;
+        let learner = prosody::Voice { pcm: &self.request.clip.pcm, prosody: tracks.prosody.as_ref()?, words: &own };
+        let teacher = prosody::Voice { pcm: &reference.pcm, prosody: teacher.prosody.as_ref()?, words: &shown };
+        prosody::compare(self.engine.pool(), &learner, &teacher)
     }
 
     /// The planner's sentences alone.

@@ -312,6 +312,22 @@ impl Engine {
         Ok(self.speech(model)?.transcribe(&self.inner.pool, pcm, options, on_progress)?)
     }
 
+    /// Holds audio at 16 kHz against the text that should have been said; `heard` is its transcript with word times by the same
+    /// model.
+    ///
+    /// # Errors
+    /// As [`Engine::transcribe`]; a text that the model cannot read.
+    pub fn pronunciation(
+        &self,
+        model: Option<&str>,
+        pcm: &[f32],
+        expected: &str,
+        heard: &Transcript,
+        on_progress: &mut dyn FnMut(whisper::Progress) -> std::ops::ControlFlow<()>,
+    ) -> Result<whisper::Pronunciation> {
+        Ok(self.speech(model)?.pronunciation(&self.inner.pool, pcm, expected, heard, on_progress)?)
+    }
+
     /// Perceives a clip: the tracks that `wanted` names and the clip has something for.
     ///
     /// # Errors
@@ -322,9 +338,17 @@ impl Engine {
         let speech = (wanted.speech && sound).then(|| self.speech(wanted.speech_model.as_deref())).transpose()?;
         let pose = (wanted.pose && sight).then(|| self.pose(wanted.pose_model.as_deref())).transpose()?;
         let face = (wanted.face && sight).then(|| self.face()).transpose()?;
+        // letters that belong to one language name it: short Korean is else taken for others
+        let named = clip.text.as_deref().and_then(whisper::language_of);
+        let language = named.filter(|code| speech.as_ref().is_some_and(|s| s.languages().any(|known| known == *code)));
         let perception = Perception {
             speech: speech.as_deref(),
-            speech_options: whisper::Options { word_timestamps: true, ..whisper::Options::default() },
+            speech_options: whisper::Options {
+                word_timestamps: true,
+                language: language.map(str::to_owned),
+                ..whisper::Options::default()
+            },
+            expected: clip.text.as_deref(),
             prosody: wanted.prosody && sound,
             music: wanted.music && sound,
             pose: pose.as_deref(),

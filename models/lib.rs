@@ -6,6 +6,7 @@
 pub mod chat;
 pub mod decoder;
 pub mod detection;
+pub mod dtw;
 pub mod face;
 pub mod graph;
 pub mod guard;
@@ -18,3 +19,4 @@ pub mod tokenizer;
 pub mod vision;
 pub mod weights;
 pub mod whisper;
+pub mod words;

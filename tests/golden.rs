@@ -71,6 +71,47 @@ fn decoding_token_by_token_equals_one_pass() {
     }
 }
 
+/// Real speech against texts that differ from it: what the text has more was left out, what it has less was added.
+#[test]
+fn words_left_out_added_and_changed_are_found() {
+    use dreamseed_models::whisper::{Kind, Options};
+    let pcm = media::open_audio(&weights("sample-speech").join("jfk.wav"), &Limits::default()).unwrap();
+    let mut go_on = |_: dreamseed_models::whisper::Progress| ControlFlow::Continue(());
+    for id in ["whisper-base", "whisper-tiny.en"] {
+        let options = Options { word_timestamps: true, ..Options::default() };
+        let heard = engine().transcribe(Some(id), &pcm, &options, &mut go_on).unwrap();
+        let mut against = |text: &str| engine().pronunciation(Some(id), &pcm, text, &heard, &mut go_on);
+        // 1. as it is said
+        let said = "and so my fellow Americans ask not what your country can do for you ask what you can do for your country";
+        let p = against(said).unwrap();
+        assert!(p.accuracy == 1.0 && p.words.len() == 22 && p.word_gop.unwrap() > 2.0, "{id}: {p:?}");
+        assert!(p.words.iter().all(|w| w.kind == Kind::Correct), "{id}: {p:?}");
+        // 2. "dear" put in, "county" for "country", the second "ask" taken out
+        let text =
+            "And so my dear fellow Americans, ask not what your county can do for you, what you can do for your country.";
+        let p = against(text).unwrap();
+        let of = |kind| p.words.iter().filter(move |w| w.kind == kind).collect::<Vec<_>>();
+        let (omitted, added, changed) = (of(Kind::Omitted), of(Kind::Inserted), of(Kind::Substituted));
+        let word = |w: &Option<String>| w.clone().unwrap_or_default();
+        assert!(omitted.len() == 1 && word(&omitted[0].expected) == "dear", "{id}: {p:?}");
+        assert!(added.len() == 1 && word(&added[0].heard) == "ask", "{id}: {p:?}");
+        assert!(
+            changed.len() == 1 && word(&changed[0].expected) == "county" && word(&changed[0].heard) == "country",
+            "{id}: {p:?}"
+        );
+        assert!(omitted[0].goodness.unwrap().presence < -5.0 && changed[0].goodness.unwrap().word_gop < -3.0, "{id}: {p:?}");
+        assert!((added[0].start - 7.5).abs() < 0.6 && (changed[0].start - 5.8).abs() < 0.4, "{id}: {p:?}");
+        // 3. what cannot be compared is said
+        for (bad, part) in
+            [("", "no words"), ("?!", "no words"), (&"a".repeat(70_000), "at most"), (&"b".repeat(99), "99 characters")]
+        {
+            let error = against(bad).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        assert_eq!(against("오늘 날씨가 좋아요").is_err(), id == "whisper-tiny.en");
+    }
+}
+
 #[test]
 fn whisper_hears_the_known_sentence() {
     let path = weights("sample-speech").join("jfk.wav");

@@ -1,5 +1,6 @@
 //! What a lesson sends to the caller, one event at a time.
 
+use dreamseed_models::whisper::Pronunciation;
 use serde::{Deserialize, Serialize};
 
 use super::{Plan, Point, Score};
@@ -46,6 +47,9 @@ pub struct Features {
     pub people: usize,
     /// Frames with a face.
     pub faces: usize,
+    /// The words against the text that was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pronunciation: Option<Pronunciation>,
     /// Names of the timeline's columns.
     pub columns: Vec<String>,
     /// Number of the timeline's events.
@@ -65,6 +69,7 @@ impl Features {
             frames: pose.len().max(face.len()),
             people: pose.iter().map(|o| o.found.len()).max().unwrap_or(0),
             faces: face.iter().filter(|o| !o.found.is_empty()).count(),
+            pronunciation: tracks.pronunciation.clone(),
             columns: timeline.columns.iter().map(|c| c.name.clone()).collect(),
             events: timeline.events.len(),
         }

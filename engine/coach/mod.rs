@@ -6,10 +6,11 @@ mod planner;
 pub mod say;
 mod score;
 pub mod topic;
-pub mod words;
 
+use dreamseed_models::prosody::Comparison;
 use serde::{Deserialize, Serialize};
 
+pub use dreamseed_models::words;
 pub use planner::{MAX_POINTS, plan};
 pub use topic::{Part, Topic};
 
@@ -45,6 +46,8 @@ pub struct Reference<'a> {
     /// Whether the learner faces the teacher as a mirror does; `timeline` is then the teacher's with left and right exchanged,
     /// `tracks` are as they were.
     pub mirrored: bool,
+    /// Both readings of one text compared; `None` where they are not of one text.
+    pub reading: Option<&'a Comparison>,
 }
 
 /// What is practised.

@@ -97,7 +97,8 @@ fn advice_weight(finding: &Finding) -> Option<f64> {
 fn strength_weight(finding: &Finding) -> Option<f64> {
     let good = finding.direction == Direction::Within && finding.score >= GOOD_ENOUGH && finding.measure.target.is_some();
     // "You left nothing out" is the accuracy's to say.
-    let counted = matches!(finding.topic, Topic::OmittedWords | Topic::AddedWords | Topic::ChangedWords);
+    let counted =
+        matches!(finding.topic, Topic::OmittedWords | Topic::AddedWords | Topic::ChangedWords | Topic::MisplacedPauses);
     let sure = finding.confidence >= 2.0 * LEAST_CONFIDENCE;
     (good && !counted && sure).then_some(0.5 * finding.topic.row().weight * finding.confidence)
 }
@@ -114,7 +115,7 @@ fn family(finding: &Finding) -> (&'static str, &'static str) {
 fn subject(finding: &Finding) -> (&'static str, &'static str) {
     use Topic::*;
     match finding.topic {
-        WordClarity | WordAccuracy | OmittedWords | AddedWords | ChangedWords => ("words", ""),
+        WordClarity | WordGoodness | WordAccuracy | OmittedWords | AddedWords | ChangedWords => ("words", ""),
         GestureRate | GestureSync => ("gestures", ""),
         Timing | BeatTiming | Regularity => ("timing", ""),
         _ => family(finding),

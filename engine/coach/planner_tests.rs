@@ -233,7 +233,8 @@ fn against_the_teacher_late_is_late_and_straight_is_straight() {
     let (tracks, timeline) = squats(12.0, |_| 45.0, 0.4);
     let (teacher_tracks, teacher_timeline) = squats(12.0, |_| 85.0, 0.0);
     let path: Vec<[f64; 2]> = (0..290).map(|i| [f64::from(i) * 0.04 + 0.4, f64::from(i) * 0.04]).collect();
-    let reference = Some(Reference { tracks: &teacher_tracks, timeline: &teacher_timeline, path: &path, mirrored: false });
+    let reference =
+        Some(Reference { tracks: &teacher_tracks, timeline: &teacher_timeline, path: &path, mirrored: false, reading: None });
     for language in [Language::English, Language::Korean] {
         let p = plan(&Input { lab: Lab::Dance, language, tracks: &tracks, timeline: &timeline, reference, expected: None });
         check(&p);

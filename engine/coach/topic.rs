@@ -28,6 +28,14 @@ pub enum Topic {
     AddedWords,
     /// Words said in place of others.
     ChangedWords,
+    /// Share of the expected words that were said and came out as such, by their goodness of pronunciation.
+    WordGoodness,
+    /// How alike the pitch curves of learner and teacher are.
+    MelodyMatch,
+    /// How alike the lengths of their words are.
+    WordTiming,
+    /// Pauses where the teacher goes on.
+    MisplacedPauses,
     /// Ups and downs of loudness.
     LoudnessVariation,
     /// Left against right range of motion.
@@ -128,11 +136,12 @@ impl Row {
 impl Topic {
     /// Every topic, for tests and tables.
     #[rustfmt::skip]
-    pub const ALL: [Topic; 29] = {
+    pub const ALL: [Topic; 33] = {
         use Topic::*;
         [ArticulationRate, PauseRatio, LongestPause, PitchRange, FinalSlope, RhythmContrast, WordClarity, WordAccuracy,
-         OmittedWords, AddedWords, ChangedWords, LoudnessVariation, Symmetry, Regularity, RepetitionDepth, Fluidity, Timing,
-         BeatTiming, JointAngle, Amplitude, Expressiveness, ExpressionChanges, GestureRate, GestureSync, Congruence, NoSpeech, NoPerson,
+         OmittedWords, AddedWords, ChangedWords, WordGoodness, MelodyMatch, WordTiming, MisplacedPauses, LoudnessVariation, Symmetry,
+         Regularity, RepetitionDepth, Fluidity, Timing, BeatTiming, JointAngle, Amplitude, Expressiveness, ExpressionChanges,
+         GestureRate, GestureSync, Congruence, NoSpeech, NoPerson,
          NoFace, TooShort]
     };
 
@@ -163,6 +172,13 @@ impl Topic {
             Topic::OmittedWords => row("count", "", "omitted", 1.0).range(0.0, 0.0, 4.0),
             Topic::AddedWords => row("count", "", "added", 0.5).range(0.0, 0.0, 6.0),
             Topic::ChangedWords => row("count", "", "changed", 0.9).range(0.0, 0.0, 4.0),
+            // The rubric's own: nearly every word that is said as written is the likeliest one at its place.
+            Topic::WordGoodness => row("1", "pronunciation", "clarity", 0.9).range(0.90, 1.0, 0.50),
+            // Hermes 1998 measures how alike two contours sound by this correlation; the range is the rubric's own.
+            Topic::MelodyMatch => row("r", "intonation", "melody", 0.9).range(0.60, 1.0, 0.60),
+            // The rubric's own: readers of one text keep each other's proportions within about a quarter.
+            Topic::WordTiming => row("1", "rhythm", "rhythm", 0.7).range(0.75, 1.0, 0.40),
+            Topic::MisplacedPauses => row("count", "fluency", "pauses", 0.7).range(0.0, 0.0, 4.0),
             // The rubric's own: read speech varies by about 5 to 10 dB about its mean over the speech frames.
             Topic::LoudnessVariation => row("dB", "voice", "loudness", 0.6).range(4.0, 14.0, 4.0).tolerance(2.0),
             // Limb symmetry index of 0.90, usual in rehabilitation (Grindem et al. 2016); 0.85 leaves room for the camera.
@@ -216,6 +232,10 @@ impl Topic {
             Topic::OmittedWords => "omitted_words",
             Topic::AddedWords => "added_words",
             Topic::ChangedWords => "changed_words",
+            Topic::WordGoodness => "word_goodness",
+            Topic::MelodyMatch => "melody_match",
+            Topic::WordTiming => "word_timing",
+            Topic::MisplacedPauses => "misplaced_pauses",
             Topic::LoudnessVariation => "loudness_variation",
             Topic::Symmetry => "symmetry",
             Topic::Regularity => "regularity",

@@ -100,7 +100,8 @@ fn unit(name: &str) -> Unit {
 
 /// Whether the point compares with a teacher.
 pub(super) fn is_relative(point: &Point) -> bool {
-    point.topic == Topic::Timing || point.evidence.first().is_some_and(|m| matches!(m.target, Some(Target::Reference(_))))
+    let beside = [Topic::Timing, Topic::MelodyMatch, Topic::WordTiming, Topic::MisplacedPauses];
+    beside.contains(&point.topic) || point.evidence.first().is_some_and(|m| matches!(m.target, Some(Target::Reference(_))))
 }
 
 /// A scale that words lie on; each word is at its high (+1) or low (-1) end.
@@ -195,8 +196,10 @@ pub(super) fn subjects(topic: Topic) -> &'static [Subject] {
     use Subject::*;
     match topic {
         Topic::ArticulationRate => &[Pace, Voice],
-        Topic::PauseRatio | Topic::LongestPause => &[Pauses, Voice],
-        Topic::PitchRange | Topic::FinalSlope => &[Pitch, Voice],
+        Topic::PauseRatio | Topic::LongestPause | Topic::MisplacedPauses => &[Pauses, Voice],
+        Topic::PitchRange | Topic::FinalSlope | Topic::MelodyMatch => &[Pitch, Voice],
+        Topic::WordTiming => &[Rhythm, Words, Voice],
+        Topic::WordGoodness => &[Words, Voice],
         Topic::RhythmContrast => &[Rhythm, Voice],
         Topic::WordClarity | Topic::WordAccuracy | Topic::OmittedWords | Topic::AddedWords | Topic::ChangedWords => {
             &[Words, Voice]

@@ -1,9 +1,8 @@
 //! A learner's timeline against a teacher's: alignment by dynamic time warping.
 
-use super::{
-    Column, Timeline,
-    series::{median, quantile},
-};
+use dreamseed_models::dtw::{Band, tempo, warp};
+
+use super::{Column, Timeline, series::median};
 
 /// How two clips go together in time.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,7 +82,8 @@ pub fn align(learner: &Timeline, teacher: &Timeline, columns: Option<&[&str]>) -
     if n < 4 || m < 4 {
         return None;
     }
-    let steps = warp(n, m, half_band(n, m, learner.rate / k as f64), |i, j| distance(&a, &b, i, j));
+    let band = Band { half: half_band(n, m, learner.rate / k as f64), stray: STRAY };
+    let steps = warp(n, m, band, |i, j| distance(&a, &b, i, j));
     let path: Vec<[f64; 2]> =
         steps.iter().map(|&(i, j)| [(i * k) as f64 / learner.rate, (j * k) as f64 / teacher.rate]).collect();
     let apart: f64 = steps.iter().map(|&(i, j)| f64::from(distance(&a, &b, i, j))).sum();
@@ -170,69 +170,6 @@ fn distance(a: &[Vec<f32>], b: &[Vec<f32>], i: usize, j: usize) -> f32 {
 
 fn half_band(n: usize, m: usize, rate: f64) -> usize {
     ((BAND * n.max(m) as f64).ceil() as usize).max((LEAST_BAND * rate).ceil() as usize).max(2)
-}
-
-/// The cheapest path from (0, 0) to (n - 1, m - 1) within `half` columns of the diagonal.
-fn warp(n: usize, m: usize, half: usize, distance: impl Fn(usize, usize) -> f32) -> Vec<(usize, usize)> {
-    const DIAGONAL: u8 = 0;
-    const UP: u8 = 1;
-    const LEFT: u8 = 2;
-    let middle = |i: usize| i * (m - 1) / (n - 1);
-    // A steep diagonal moves by several columns a row: the band must be connected.
-    let half = half.max((m - 1).div_ceil(n - 1) + 1);
-    let bounds = |i: usize| (middle(i).saturating_sub(half), (middle(i) + half).min(m - 1));
-    let width = 2 * half + 1;
-    let mut from = vec![DIAGONAL; n * width];
-    let (mut before, mut row): (Vec<f64>, Vec<f64>) = (Vec::new(), Vec::new());
-    for i in 0..n {
-        let (low, high) = bounds(i);
-        row.clear();
-        for j in low..=high {
-            let d = f64::from(distance(i, j));
-            let above = |j: usize| {
-                let first = bounds(i.wrapping_sub(1)).0;
-                if i == 0 || j < first { f64::INFINITY } else { before.get(j - first).copied().unwrap_or(f64::INFINITY) }
-            };
-            let (diagonal, up) = if i == 0 {
-                (f64::INFINITY, f64::INFINITY)
-            } else {
-                (if j == 0 { f64::INFINITY } else { above(j - 1) }, above(j))
-            };
-            let left = if j > low { row[j - low - 1] } else { f64::INFINITY };
-            let options = [(diagonal + 2.0 * d, DIAGONAL), (up + d + STRAY, UP), (left + d + STRAY, LEFT)];
-            let best = if (i, j) == (0, 0) {
-                (2.0 * d, DIAGONAL)
-            } else {
-                options.into_iter().fold(options[0], |a, b| if b.0 < a.0 { b } else { a })
-            };
-            from[i * width + j - low] = best.1;
-            row.push(best.0);
-        }
-        std::mem::swap(&mut before, &mut row);
-    }
-    let (mut i, mut j) = (n - 1, m - 1);
-    let mut path = vec![(i, j)];
-    while (i, j) != (0, 0) {
-        match from[i * width + j - bounds(i).0] {
-            UP => i -= 1,
-            LEFT => j -= 1,
-            _ => (i, j) = (i.saturating_sub(1), j.saturating_sub(1)),
-        }
-        path.push((i, j));
-    }
-    path.reverse();
-    path
-}
-
-/// Slope of learner over teacher by the median of slopes between points half the path apart (Theil and Sen): a wait in one
-/// place does not change it.
-pub fn tempo(path: &[[f64; 2]]) -> f64 {
-    let cut = path.len() / 20;
-    let inner = &path[cut..path.len() - cut];
-    let far = inner.len() / 2;
-    let slopes = (0..inner.len() - far).map(|i| (inner[i], inner[i + far])).filter(|(a, b)| b[1] > a[1]);
-    let mut slopes: Vec<f64> = slopes.map(|(a, b)| (b[0] - a[0]) / (b[1] - a[1])).collect();
-    quantile(&mut slopes, 0.5).unwrap_or(1.0)
 }
 
 #[cfg(test)]

@@ -5,13 +5,20 @@ use super::{
     series::{Peak, apart, median, peaks, quantile, smooth},
 };
 use crate::extract::Tracks;
-use dreamseed_models::{face::EXPRESSIONS, prosody::Prosody, whisper::Transcript};
+use dreamseed_models::{
+    face::EXPRESSIONS,
+    prosody::Prosody,
+    whisper::{Kind, Pronunciation, Transcript},
+};
 
 /// All events in order of start.
 pub(super) fn find(tracks: &Tracks, timeline: &Timeline) -> Vec<Event> {
     let mut events = Vec::new();
     if let Some(speech) = &tracks.speech {
         words(speech, &mut events);
+    }
+    if let Some(pronunciation) = &tracks.pronunciation {
+        misreadings(pronunciation, &mut events);
     }
     match (&tracks.prosody, &tracks.speech) {
         (Some(prosody), _) => {
@@ -45,6 +52,16 @@ fn words(speech: &Transcript, events: &mut Vec<Event>) {
         end: w.end.max(w.start),
         label: w.word.trim().into(),
         value: w.probability,
+    }));
+}
+
+fn misreadings(pronunciation: &Pronunciation, events: &mut Vec<Event>) {
+    events.extend(pronunciation.words.iter().filter(|w| w.kind != Kind::Correct).map(|w| Event {
+        kind: EventKind::Misreading,
+        start: w.start,
+        end: w.end.max(w.start),
+        label: format!("{} {}", w.kind.name(), w.expected.as_ref().or(w.heard.as_ref()).map_or("", String::as_str)),
+        value: w.goodness.map_or(0.0, |g| g.word_gop),
     }));
 }
 

@@ -5,7 +5,11 @@ use super::{
     series::{Grid, Series, median},
 };
 use crate::extract::Tracks;
-use dreamseed_models::{music::Music, prosody::Prosody, whisper::Transcript};
+use dreamseed_models::{
+    music::Music,
+    prosody::Prosody,
+    whisper::{Kind, Pronunciation, Transcript},
+};
 
 /// Rows a second by default.
 pub const RATE: f64 = 25.0;
@@ -35,6 +39,9 @@ pub fn fuse(tracks: &Tracks, rate: f64) -> Timeline {
     }
     if let Some(music) = &tracks.music {
         columns.extend(beat_of(music, grid));
+    }
+    if let Some(pronunciation) = &tracks.pronunciation {
+        columns.push(goodness(pronunciation, grid));
     }
     if let Some(pose) = &tracks.pose {
         columns.extend(body::columns(pose, grid));
@@ -104,6 +111,19 @@ fn speaking(speech: &Transcript, grid: Grid) -> Column {
         }
     }
     grid.column("speech.speaking", "1", values)
+}
+
+/// Word-level goodness of pronunciation (natural logarithm of a likelihood ratio) within each expected word that was said.
+fn goodness(pronunciation: &Pronunciation, grid: Grid) -> Column {
+    let mut values = vec![None; grid.rows];
+    for word in pronunciation.words.iter().filter(|w| matches!(w.kind, Kind::Correct | Kind::Unclear)) {
+        let row = |t: f64| ((t * grid.rate - 1e-6).ceil().max(0.0) as usize).min(grid.rows);
+        let (from, to) = (row(word.start), row(word.end));
+        if let Some(rows) = values.get_mut(from..to) {
+            rows.fill(word.goodness.map(|g| g.word_gop));
+        }
+    }
+    grid.column("speech.word_gop", "nat", values)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ mod series;
 
 use serde::{Deserialize, Serialize};
 
-pub use compare::{Alignment, Followed, align, differences, follow, tempo};
+pub use compare::{Alignment, Followed, align, differences, follow};
 pub use export::export;
 pub use fuse::{RATE, fuse};
 pub use performance::{JOINTS, Performance, performance};
@@ -64,6 +64,9 @@ pub struct Event {
 pub enum EventKind {
     /// A spoken word; the label is the word, the value its probability.
     Word,
+    /// A word that differs from the text that was given: label what became of it (`omitted`, `inserted`, `substituted`, `unclear`) and
+    /// the word, value its word-level goodness of pronunciation (0 for inserted words).
+    Misreading,
     /// A silence within speech; the value is its length in seconds.
     Pause,
     /// A prominent local maximum of pitch: label the word it falls on (if known), value its prominence in semitones, span the

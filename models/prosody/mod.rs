@@ -4,9 +4,11 @@
 //! kilobyte a frame. The results do not depend on the number of threads.
 
 mod boersma;
+mod compare;
 mod correlation;
 pub(crate) mod fft;
 mod intensity;
+pub mod mfcc;
 mod pitch;
 mod pyin;
 mod rhythm;
@@ -20,6 +22,7 @@ use dreamseed_kernels::Pool;
 use serde::{Deserialize, Serialize};
 
 pub use boersma::Boersma;
+pub use compare::{Comparison, Difference, Span, Voice, WordTiming, compare};
 pub use pitch::{Bounds, MIN_VOICED, Method, PitchTrack, Range, f0};
 pub use pyin::Pyin;
 

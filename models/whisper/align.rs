@@ -48,29 +48,11 @@ pub(super) struct Timing {
 impl Aligner<'_> {
     /// Times of the words of a window, in seconds from its start.
     pub(super) fn align(&self, spoken: &Spoken, state: &mut DecoderState) -> Vec<Timing> {
-        let Spoken { cross, start, text, language, frames } = *spoken;
-        let positions = (frames / 2).min(self.model.config.n_audio_ctx);
-        let words = self.tokens.words(text, language);
-        let room = self.model.config.n_text_ctx.saturating_sub(start.len() + 2);
-        if words.is_empty() || positions == 0 || text.len() > room {
-            return Vec::new();
-        }
-        // 1. the text as if it had been decoded without timestamps
-        let mut all = start.to_vec();
-        all.push(self.tokens.no_timestamps);
-        all.extend_from_slice(text);
-        all.push(self.tokens.eot);
-        let mut probe = Probe { heads: self.heads, weights: vec![Vec::new(); self.heads.len()] };
-        state.clear();
-        self.model.decode(self.pool, Run { cross, tokens: &all, sequences: 1 }, state, Some(&mut probe));
-        // 2. how probable each token was
-        let probabilities = self.probabilities(&state.x, start.len(), text);
-        // 3. where each token's attention was; a row more than tokens: it ends the last word
-        let weights = self.attention(probe.weights, all.len(), positions);
-        let onsets = warp(&weights[start.len() * positions..(all.len() - 1) * positions], positions);
-        // 4. words
+        let words = self.tokens.words(spoken.text, spoken.language);
+        let Some(onsets) = self.force(spoken, state) else { return Vec::new() };
+        let probabilities = self.probabilities(&state.x, spoken.start.len(), spoken.text);
         let mut first = 0;
-        let time = |token: usize| onsets.get(token).map_or(0.0, |t| *t as f64 / POSITIONS_PER_SECOND);
+        let time = |token: usize| onsets.get(token).copied().unwrap_or(0.0);
         let timing = |(word, ids): (String, Vec<u32>)| {
             let range = first..first + ids.len();
             first = range.end;
@@ -78,6 +60,30 @@ impl Aligner<'_> {
             Timing { word, tokens: ids.len(), start: time(range.start), end: time(range.end), probability }
         };
         words.into_iter().map(timing).collect()
+    }
+
+    /// Runs the text through the decoder as if it had been decoded without timestamps. Gives the second at which each token
+    /// begins and, after the last, where that one ends; `state.x` has the row that predicts token i at `start.len() + i`.
+    /// `None` for no text, no audio, or more text than the context holds.
+    pub(super) fn force(&self, spoken: &Spoken, state: &mut DecoderState) -> Option<Vec<f64>> {
+        let Spoken { cross, start, text, frames, .. } = *spoken;
+        let positions = (frames / 2).min(self.model.config.n_audio_ctx);
+        let room = self.model.config.n_text_ctx.saturating_sub(start.len() + 2);
+        if text.is_empty() || positions == 0 || text.len() > room {
+            return None;
+        }
+        // 1. the tokens
+        let mut all = start.to_vec();
+        all.push(self.tokens.no_timestamps);
+        all.extend_from_slice(text);
+        all.push(self.tokens.eot);
+        let mut probe = Probe { heads: self.heads, weights: vec![Vec::new(); self.heads.len()] };
+        state.clear();
+        self.model.decode(self.pool, Run { cross, tokens: &all, sequences: 1 }, state, Some(&mut probe));
+        // 2. where each token's attention was; a row more than tokens: it ends the last word
+        let weights = self.attention(probe.weights, all.len(), positions);
+        let onsets = warp(&weights[start.len() * positions..(all.len() - 1) * positions], positions);
+        Some(onsets.into_iter().map(|at| at as f64 / POSITIONS_PER_SECOND).collect())
     }
 
     /// Probability of each text token among all text tokens, given those before it. `x`: (tokens, n_state)

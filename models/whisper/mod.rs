@@ -10,13 +10,16 @@ pub mod mel;
 mod model;
 mod names;
 mod options;
+mod pronounce;
 mod silence;
+mod spoken;
 mod timestamps;
 mod tokens;
 mod transcribe;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use dreamseed_kernels::Pool;
 use serde::Serialize;
@@ -25,6 +28,7 @@ use crate::weights;
 
 pub use config::Config;
 pub use options::{Error, MAX_BEAM, Options, Precision, Result, Task};
+pub use pronounce::{Goodness, Kind, MAX_TEXT, Pronounced, Pronunciation, language_of};
 
 /// What was said. Times are seconds from the start of the audio.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -93,6 +97,7 @@ pub struct Whisper {
     tokens: tokens::Tokens,
     mel: mel::MelExtractor,
     heads: Vec<(usize, usize)>,
+    prior: OnceLock<model::Cross>, // of a window without audio: what the decoder expects by the text alone
 }
 
 impl Whisper {
@@ -125,7 +130,7 @@ impl Whisper {
         let heads = config::alignment_heads(&config, &settings)?;
         let mel = mel::MelExtractor::new(config.n_mels);
         let weights = store.weights(pool, &config, precision)?;
-        Ok(Self { model: model::Model { config, weights }, tokens, mel, heads })
+        Ok(Self { model: model::Model { config, weights }, tokens, mel, heads, prior: OnceLock::new() })
     }
 
     /// The model's shapes.
@@ -152,6 +157,24 @@ impl Whisper {
     ) -> Result<Transcript> {
         let search = options.search()?;
         transcribe::Session::new(self, pool, pcm, options, &search)?.run(progress)
+    }
+
+    /// Holds mono audio at 16 kHz against the text that should have been said: every expected word with how well it was
+    /// pronounced, and what was left out, added and changed. `heard` is the audio's transcript with word times, by this model.
+    /// `progress` hears of positions and may stop the work: the words after that have no goodness.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a text that is too long, has no words or is in a language that this model does not know, for a
+    /// transcript without word times, and for a model whose folder has no `tokenizer.json`.
+    pub fn pronunciation(
+        &self,
+        pool: &Pool,
+        pcm: &[f32],
+        expected: &str,
+        heard: &Transcript,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Pronunciation> {
+        pronounce::Examination::new(self, pool, pcm, expected, heard)?.run(progress)
     }
 }
 

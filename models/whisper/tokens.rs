@@ -111,6 +111,16 @@ impl Tokens {
         self.no_timestamps + 1
     }
 
+    /// Bytes of a token; none for special ones.
+    pub(super) fn piece(&self, id: u32) -> &[u8] {
+        self.pieces.get(id as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether the language is written without spaces.
+    pub(super) fn is_unspaced(&self, language: &str) -> bool {
+        UNSPACED.contains(&language)
+    }
+
     /// Text of the text tokens among `ids`.
     pub(super) fn decode(&self, ids: &[u32]) -> String {
         String::from_utf8_lossy(&self.bytes(ids)).into_owned()

@@ -6,7 +6,8 @@ use super::{
     body::{self, MOVING, Series},
     mean, measure, measured, quantile,
 };
-use crate::timeline::{performance, tempo};
+use crate::timeline::performance;
+use dreamseed_models::dtw::tempo;
 
 /// A constant offset longer than this is two clips that start differently, not a late learner, and is taken off.
 const OTHER_START: f64 = 1.0;

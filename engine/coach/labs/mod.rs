@@ -7,6 +7,7 @@ mod body;
 mod dance;
 mod drama;
 mod follow;
+mod reading;
 mod speech;
 
 use super::{Direction, Input, Lab, Measure, Part, Target, Topic, score};

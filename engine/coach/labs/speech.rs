@@ -4,7 +4,7 @@ use dreamseed_models::{prosody::Prosody, whisper::Word};
 
 use super::{
     super::words::{self, Step},
-    Finding, Input, Sheet, Topic, best_window, deviation, measure, measured, spread,
+    Finding, Input, Sheet, Topic, best_window, deviation, measure, measured, reading, spread,
 };
 
 /// Seconds of speech for full confidence in a claim about the manner of speaking.
@@ -28,8 +28,11 @@ pub(super) fn examine(sheet: &mut Sheet, input: &Input) {
     manner(sheet, input, heard);
     rhythm(sheet, input, heard);
     ending(sheet, input, heard);
-    clarity(sheet, input, heard);
+    if !reading::goodness(sheet, input) {
+        clarity(sheet, input, heard);
+    }
     expected_words(sheet, input);
+    reading::beside_teacher(sheet, input, heard);
 }
 
 /// The span of the speech, or a finding that there is none or too little.
@@ -222,7 +225,7 @@ fn clarity(sheet: &mut Sheet, input: &Input, heard: Heard) {
 
 /// A word as it is quoted: no punctuation around it, no control characters, at most 24 characters. Whatever a transcript or a
 /// text says, no more than three such words of it reach a sentence.
-fn shown(word: &str) -> String {
+pub(super) fn shown(word: &str) -> String {
     word.trim_matches(|c: char| !c.is_alphanumeric())
         .chars()
         .filter(|c| c.is_alphanumeric() || matches!(c, '\'' | '’' | '-'))
@@ -232,6 +235,9 @@ fn shown(word: &str) -> String {
 
 /// Omissions, additions and changes against the expected text.
 pub(super) fn expected_words(sheet: &mut Sheet, input: &Input) {
+    if let Some(pronunciation) = &input.tracks.pronunciation {
+        return reading::words(sheet, pronunciation);
+    }
     let Some(text) = input.expected else { return };
     let expected = words::split(text);
     let spoken = spoken(input);

@@ -39,6 +39,8 @@ pub(super) fn sentence(f: &Facts) -> String {
         RhythmContrast => rhythm(f),
         WordClarity | WordAccuracy => heard(f),
         OmittedWords | AddedWords | ChangedWords => differing(f),
+        WordGoodness => goodness(f),
+        MelodyMatch | WordTiming | MisplacedPauses => beside_teacher(f),
         LoudnessVariation => loudness(f),
         Symmetry => symmetry(f),
         Regularity => regularity(f),
@@ -241,6 +243,44 @@ fn differing(f: &Facts) -> String {
             )
         }
         _ => format!("At {a} s the words differ from the text ({v} changed words). Read the phrase again, slowly."),
+    }
+}
+
+fn goodness(f: &Facts) -> String {
+    let (clear, unclear, words) = (f.other("clear_words"), f.other("unclear_words"), f.other("words"));
+    match f.point.kind {
+        PointKind::Advice => format!(
+            "{unclear} of the {words} words that you said came out as something else than written, {} most of all, at {} s. \
+             Say it sound by sound first, then put it back into the sentence.",
+            quoted(&f.point.words[..f.point.words.len().min(1)]),
+            f.a
+        ),
+        PointKind::Strength => format!("Your words came out as written: {clear} of the {words} that you said."),
+    }
+}
+
+fn beside_teacher(f: &Facts) -> String {
+    let Facts { v, low, a, b, .. } = f;
+    match (f.point.topic, f.point.kind) {
+        (Topic::MelodyMatch, PointKind::Advice) => format!(
+            "Your melody leaves the teacher's: the two pitch curves are correlated at {v}, less than the {low} of a close match, most of all from {a} to {b} s. \
+             Hum the melody of that phrase first, then say the words on it."
+        ),
+        (Topic::MelodyMatch, PointKind::Strength) => {
+            format!("Your melody follows the teacher's: the two pitch curves are correlated at {v}.")
+        }
+        (Topic::WordTiming, PointKind::Advice) => format!(
+            "The lengths of your words agree with the teacher's by {v}%, less than the {low}% of a close match; {} at {a} s is the furthest off. \
+             Play that part again and speak along with it.",
+            quoted(&f.point.words)
+        ),
+        (Topic::WordTiming, PointKind::Strength) => {
+            format!("Your words keep the teacher's proportions: their lengths agree by {v}%.")
+        }
+        _ => format!(
+            "{v} of your pauses came where the teacher goes on, the longest from {a} to {b} s. \
+             Try to carry each thought to its end before you stop."
+        ),
     }
 }
 

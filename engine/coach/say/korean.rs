@@ -57,6 +57,8 @@ pub(super) fn sentence(f: &Facts) -> String {
         RhythmContrast => rhythm(f),
         WordClarity | WordAccuracy => heard(f),
         OmittedWords | AddedWords | ChangedWords => differing(f),
+        WordGoodness => goodness(f),
+        MelodyMatch | WordTiming | MisplacedPauses => beside_teacher(f),
         LoudnessVariation => loudness(f),
         Symmetry => symmetry(f),
         Regularity => regularity(f),
@@ -237,6 +239,36 @@ fn differing(f: &Facts) -> String {
             )
         }
         _ => format!("{a}초에서 글과 다른 단어가 들렸어요(모두 {v}개). 그 구절을 천천히 다시 읽어 보세요."),
+    }
+}
+
+fn goodness(f: &Facts) -> String {
+    let (clear, unclear, words) = (f.other("clear_words"), f.other("unclear_words"), f.other("words"));
+    match f.point.kind {
+        PointKind::Advice => format!(
+            "말한 단어 {words}개 가운데 {unclear}개가 글과 다르게 들렸는데, {}초의 {} 가장 그래요. 소리를 하나씩 천천히 말한 다음, 문장에 다시 넣어 보세요.",
+            f.a,
+            subject_of(&f.point.words[..f.point.words.len().min(1)])
+        ),
+        PointKind::Strength => format!("발음이 글대로 들려요. 말한 단어 {words}개 가운데 {clear}개가 그랬어요."),
+    }
+}
+
+fn beside_teacher(f: &Facts) -> String {
+    let Facts { v, low, a, b, .. } = f;
+    match (f.point.topic, f.point.kind) {
+        (Topic::MelodyMatch, PointKind::Advice) => format!(
+            "억양 곡선의 상관이 {v}로 {low}보다 작았고, {a}초부터 {b}초까지 선생님과 가장 달랐어요. 그 구절의 가락을 먼저 흥얼거린 다음, 그 위에 단어를 얹어 보세요."
+        ),
+        (Topic::MelodyMatch, PointKind::Strength) => format!("억양 곡선의 상관이 {v}로, 선생님의 가락을 잘 따라갔어요."),
+        (Topic::WordTiming, PointKind::Advice) => format!(
+            "단어 길이의 일치가 {v}%로 {low}%보다 작았고, {a}초의 {} 선생님과 가장 달랐어요. 그 부분을 다시 들으면서 함께 말해 보세요.",
+            subject_of(&f.point.words)
+        ),
+        (Topic::WordTiming, PointKind::Strength) => format!("단어 길이의 일치가 {v}%로, 선생님의 리듬을 잘 따라갔어요."),
+        _ => format!(
+            "쉼 {v}개가 선생님이 이어 말한 곳에 들어갔는데, 가장 긴 것은 {a}초부터 {b}초까지예요. 생각 하나를 끝까지 이어 말한 다음 쉬어 보세요."
+        ),
     }
 }
 

@@ -79,6 +79,7 @@ impl<'a> Facts<'a> {
 pub(crate) const fn style(topic: Topic) -> (f64, bool, usize) {
     match topic {
         Topic::PauseRatio | Topic::WordClarity | Topic::WordAccuracy | Topic::Symmetry | Topic::Regularity => (100.0, false, 0),
+        Topic::WordGoodness | Topic::WordTiming => (100.0, false, 0),
         Topic::Expressiveness | Topic::GestureSync => (100.0, false, 0),
         Topic::ArticulationRate | Topic::LongestPause | Topic::PitchRange | Topic::LoudnessVariation | Topic::Fluidity => {
             (1.0, false, 1)
@@ -86,7 +87,7 @@ pub(crate) const fn style(topic: Topic) -> (f64, bool, usize) {
         Topic::NoSpeech | Topic::TooShort => (1.0, false, 1),
         Topic::FinalSlope => (1.0, true, 0),
         Topic::Timing | Topic::BeatTiming => (1.0, true, 2),
-        Topic::Congruence => (1.0, false, 2),
+        Topic::Congruence | Topic::MelodyMatch => (1.0, false, 2),
         _ => (1.0, false, 0),
     }
 }

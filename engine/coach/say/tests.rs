@@ -30,7 +30,7 @@ pub(crate) fn point(topic: Topic, direction: Direction, teacher: bool, part: Opt
             (14.0, Some(Target::Reference(-9.0)))
         }
         (Topic::FinalSlope, Some(Target::Reference(_))) => (-14.0, Some(Target::Reference(9.0))),
-        (Topic::OmittedWords | Topic::AddedWords | Topic::ChangedWords, _) => {
+        (Topic::OmittedWords | Topic::AddedWords | Topic::ChangedWords | Topic::MisplacedPauses, _) => {
             (if teacher { 1.0 } else { 3.0 }, Some(Target::Range(low, high)))
         }
         (_, t) => (value, t),
@@ -45,7 +45,7 @@ pub(crate) fn point(topic: Topic, direction: Direction, teacher: bool, part: Opt
     };
     let mut evidence = vec![Measure { name, value, unit: row.unit.into(), target, span: [0.0, 11.0] }];
     evidence.extend(match topic {
-        Topic::WordClarity => {
+        Topic::WordClarity | Topic::WordGoodness => {
             vec![m("clear_words", 17.0, "count"), m("unclear_words", 5.0, "count"), m("words", 22.0, "count")]
         }
         Topic::WordAccuracy => vec![m("words_as_expected", 19.0, "count"), m("expected_words", 22.0, "count")],
@@ -59,7 +59,9 @@ pub(crate) fn point(topic: Topic, direction: Direction, teacher: bool, part: Opt
     });
     let words = match topic {
         Topic::ChangedWords => vec!["county".to_owned(), "country".to_owned()],
-        Topic::WordClarity | Topic::OmittedWords | Topic::AddedWords => vec!["fellow".to_owned()],
+        Topic::WordClarity | Topic::OmittedWords | Topic::AddedWords | Topic::WordGoodness | Topic::WordTiming => {
+            vec!["fellow".to_owned()]
+        }
         _ => Vec::new(),
     };
     let kind = if direction == Direction::Within { PointKind::Strength } else { PointKind::Advice };
@@ -76,7 +78,8 @@ pub(crate) fn every_point(language: Language) -> Vec<Point> {
             Topic::WordClarity | Topic::WordAccuracy | Topic::Symmetry | Topic::GestureSync | Topic::Congruence => {
                 &[Within, Low]
             }
-            Topic::OmittedWords | Topic::AddedWords | Topic::ChangedWords => &[High],
+            Topic::WordGoodness | Topic::MelodyMatch | Topic::WordTiming => &[Within, Low],
+            Topic::OmittedWords | Topic::AddedWords | Topic::ChangedWords | Topic::MisplacedPauses => &[High],
             Topic::LongestPause | Topic::Regularity | Topic::RepetitionDepth | Topic::Fluidity => &[Within, High],
             Topic::Timing | Topic::BeatTiming | Topic::JointAngle | Topic::Amplitude => &[Within, Low, High],
             Topic::FinalSlope | Topic::Expressiveness => &[Within, Low, High],
@@ -91,7 +94,8 @@ pub(crate) fn every_point(language: Language) -> Vec<Point> {
                 let impossible = match topic {
                     Topic::FinalSlope => (direction == Low && !teacher) || (direction == Within && teacher),
                     Topic::Expressiveness => direction == High && !teacher,
-                    Topic::Timing | Topic::BeatTiming => teacher,
+                    Topic::Timing | Topic::BeatTiming | Topic::WordGoodness | Topic::MelodyMatch => teacher,
+                    Topic::WordTiming | Topic::MisplacedPauses => teacher,
                     _ => teacher && (ranged || direction == Missing),
                 };
                 if impossible {
@@ -147,7 +151,7 @@ fn the_measured_value_and_its_target_are_in_the_sentence() {
             let (shown, target) = (written(p.topic, main.value), main.target);
             // These speak through their further evidence: counts of words, the two sides, the two depths.
             let by_others = matches!(p.topic, Topic::WordClarity | Topic::WordAccuracy | Topic::Symmetry | Topic::ChangedWords)
-                || matches!(p.topic, Topic::OmittedWords | Topic::AddedWords)
+                || matches!(p.topic, Topic::OmittedWords | Topic::AddedWords | Topic::WordGoodness)
                 || p.topic == Topic::RepetitionDepth && p.kind == PointKind::Advice;
             if by_others {
                 continue;
