@@ -15,5 +15,6 @@ pub mod pose;
 pub mod prosody;
 pub mod tokenizer;
 pub mod vision;
+pub mod voice;
 pub mod weights;
 pub mod whisper;
