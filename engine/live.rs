@@ -96,7 +96,8 @@ impl Live {
     pub fn push(&mut self, pcm: &[f32]) -> Result<()> {
         let seconds = (self.pcm.len() + pcm.len()) as f64 / f64::from(SAMPLE_RATE);
         if seconds > self.max_seconds {
-            let problem = format!("{seconds:.1} s of sound; at most {} are allowed: end it, or raise limits.seconds", self.max_seconds);
+            let problem =
+                format!("{seconds:.1} s of sound; at most {} are allowed: end it, or raise limits.seconds", self.max_seconds);
             return Err(Error::Usage(problem));
         }
         self.pcm.extend_from_slice(pcm);

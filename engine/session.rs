@@ -321,7 +321,11 @@ impl Engine {
         let face = (wanted.face && sight).then(|| self.face()).transpose()?;
         let perception = Perception {
             speech: speech.as_deref(),
-            speech_options: whisper::Options { word_timestamps: true, ..whisper::Options::default() },
+            speech_options: whisper::Options {
+                word_timestamps: true,
+                vad: self.config().speech.vad,
+                ..whisper::Options::default()
+            },
             prosody: wanted.prosody && sound,
             pose: pose.as_deref(),
             face: face.as_deref(),

@@ -7,8 +7,10 @@ mod coach;
 mod doctor;
 mod features;
 mod follow;
+mod listen;
 mod pose;
 mod run;
+mod stream;
 mod transcribe;
 
 use std::io::Write;
@@ -136,7 +138,7 @@ pub struct ClipArgs {
     /// Pictures a second
     #[arg(long, value_name = "N")]
     pub fps: Option<f64>,
-    /// A sound file
+    /// A sound file; for `coach` also - for sound that standard input brings while it is made (WAV, or raw 16-bit mono at 16 kHz)
     #[arg(long, value_name = "FILE")]
     pub audio: Option<PathBuf>,
 }
@@ -155,6 +157,9 @@ impl ClipArgs {
                 ));
             }
         };
+        if self.audio.as_deref() == Some(Path::new("-")) {
+            return Err(Error::Usage("sound from standard input is taken by `coach` and by `transcribe --stream`".into()));
+        }
         if let Some(audio) = &self.audio {
             clip.pcm = media::open_audio(audio, &limits)?;
         }

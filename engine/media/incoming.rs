@@ -78,7 +78,8 @@ fn begin(bytes: &[u8]) -> Result<Option<(Format, u32, usize)>> {
         match &head[..4] {
             b"data" => {
                 let known: Option<Format> = format;
-                let refused = || problem(here, "its WAV header names an encoding that is not read from a pipe; 16-bit samples are");
+                let refused =
+                    || problem(here, "its WAV header names an encoding that is not read from a pipe; 16-bit samples are");
                 let format = known.filter(|f| f.channels > 0).ok_or_else(refused)?;
                 if !RATES.contains(&format.rate) {
                     return Err(problem(here, format!("{} Hz; {} to {} are allowed", format.rate, RATES.start(), RATES.end())));
@@ -143,7 +144,9 @@ mod tests {
     fn headers_that_lie_are_refused() {
         let mut endless = b"RIFF\0\0\0\0WAVE".to_vec();
         endless.extend(b"JUNK\xff\xff\xff\xff");
-        for bytes in [wav(0, 1, &[1; 99]), wav(16_000, 0, &[1; 99]), endless, [wav(1, 1, &[])[..12].to_vec(), vec![0; 70_000]].concat()] {
+        for bytes in
+            [wav(0, 1, &[1; 99]), wav(16_000, 0, &[1; 99]), endless, [wav(1, 1, &[])[..12].to_vec(), vec![0; 70_000]].concat()]
+        {
             assert!(read(&bytes, 999).is_err());
         }
     }

@@ -90,7 +90,8 @@ mod tests {
     use super::*;
 
     fn words(text: &str) -> Vec<Heard> {
-        let word = |(i, w): (usize, &str)| Word { start: i as f64, end: i as f64 + 0.9, word: format!(" {w}"), probability: 1.0 };
+        let word =
+            |(i, w): (usize, &str)| Word { start: i as f64, end: i as f64 + 0.9, word: format!(" {w}"), probability: 1.0 };
         text.split_whitespace().enumerate().map(|w| Heard { word: word(w), ..Heard::default() }).collect()
     }
 
@@ -111,7 +112,11 @@ mod tests {
             ("And so my fellow Americans ask not", "And so my fellow. Americans ask", "not"),
         ] {
             agreement.take(words(hypothesis), 0.0);
-            assert_eq!((text(&agreement.confirmed).as_str(), text(&agreement.rest).as_str()), (confirmed, rest), "{hypothesis}");
+            assert_eq!(
+                (text(&agreement.confirmed).as_str(), text(&agreement.rest).as_str()),
+                (confirmed, rest),
+                "{hypothesis}"
+            );
         }
     }
 

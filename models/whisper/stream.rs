@@ -53,7 +53,8 @@ impl Default for Options {
 
 impl Options {
     fn check(&self) -> Result<()> {
-        let ranges = [("step", self.step, 0.2, 10.0), ("max_delay", self.max_delay, 1.0, 15.0), ("silence", self.silence, 0.2, 2.0)];
+        let ranges =
+            [("step", self.step, 0.2, 10.0), ("max_delay", self.max_delay, 1.0, 15.0), ("silence", self.silence, 0.2, 2.0)];
         match ranges.iter().find(|(_, seen, low, high)| !(*low..=*high).contains(seen)) {
             Some((name, seen, low, high)) => Err(Error::option(name, format!("{seen} seen, {low} to {high} s is allowed"))),
             None => Ok(()),
@@ -96,10 +97,10 @@ pub struct Stream<'a> {
     speaking: bool,
     voiced_until: usize, // one after the last sample that was active
     held: Vec<f32>,
-    start: usize,       // of `held` in the stream, a multiple of HOP
-    samples: usize,     // of the stream
-    decoded_to: usize,  // one after the last sample that was decoded
-    trusted: bool,      // whether the last hypothesis was probable and did not repeat itself
+    start: usize,      // of `held` in the stream, a multiple of HOP
+    samples: usize,    // of the stream
+    decoded_to: usize, // one after the last sample that was decoded
+    trusted: bool,     // whether the last hypothesis was probable and did not repeat itself
     agreement: Agreement,
     history: Vec<u32>, // tokens of what is final and no longer held
     stable: usize,
