@@ -1,9 +1,12 @@
 //! Sound as it comes: from standard input, or from a file at its own pace; Ctrl-C ends it as its end does.
 
 use std::io::Read;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
+
+use signal_hook::{consts::SIGINT, flag};
 
 use crate::live::Live;
 use crate::media::{Incoming, SAMPLE_RATE};
@@ -16,22 +19,21 @@ const PIECE: usize = SAMPLE_RATE as usize / 10;
 /// How soon Ctrl-C is seen.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How often Ctrl-C was pressed.
-static INTERRUPTS: AtomicUsize = AtomicUsize::new(0);
+/// Whether Ctrl-C was pressed.
+static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 /// From now on Ctrl-C ends the sound and no more; the second one ends the program.
 pub(super) fn end_on_interrupt() -> Result<()> {
     const BY_INTERRUPT: i32 = 130;
-    let handler = || {
-        if INTERRUPTS.fetch_add(1, Ordering::Relaxed) > 0 {
-            std::process::exit(BY_INTERRUPT);
-        }
-    };
-    ctrlc::set_handler(handler).map_err(|e| Error::Internal(format!("listening to Ctrl-C: {e}")))
+    let failed = |e| Error::Internal(format!("listening to Ctrl-C: {e}"));
+    // in this order: the first one finds the flag still down
+    flag::register_conditional_shutdown(SIGINT, BY_INTERRUPT, INTERRUPTED.clone()).map_err(failed)?;
+    flag::register(SIGINT, INTERRUPTED.clone()).map_err(failed)?;
+    Ok(())
 }
 
 fn interrupted() -> bool {
-    INTERRUPTS.load(Ordering::Relaxed) > 0
+    INTERRUPTED.load(Ordering::Relaxed)
 }
 
 /// Hands what standard input brings to `live` until it ends: raw signed 16-bit mono at 16 kHz, or a WAV file.

@@ -146,6 +146,9 @@ pub struct ClipArgs {
 impl ClipArgs {
     /// Decodes everything that is named into one clip.
     fn open(&self, engine: &crate::Engine) -> Result<Clip> {
+        if self.audio.as_deref() == Some(Path::new("-")) {
+            return Err(Error::Usage("sound from standard input is taken by `coach` and by `transcribe --stream`".into()));
+        }
         let limits = limits(engine, self.fps)?;
         let mut clip = match (self.file.as_ref().or(self.video.as_ref()), &self.frames) {
             (Some(file), _) => media::open(file, &limits)?,
@@ -157,9 +160,6 @@ impl ClipArgs {
                 ));
             }
         };
-        if self.audio.as_deref() == Some(Path::new("-")) {
-            return Err(Error::Usage("sound from standard input is taken by `coach` and by `transcribe --stream`".into()));
-        }
         if let Some(audio) = &self.audio {
             clip.pcm = media::open_audio(audio, &limits)?;
         }
