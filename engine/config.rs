@@ -57,11 +57,19 @@ pub struct Serving {
 }
 
 /// How speech is written down.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Speech {
     /// Weights in `int8` (the default) or as `stored` in the file, multiplied in f32.
     pub precision: Precision,
+    /// Write down only what sounds like speech (the default): silence and noise cost nothing and are given no text.
+    pub vad: bool,
+}
+
+impl Default for Speech {
+    fn default() -> Self {
+        Self { precision: Precision::Int8, vad: true }
+    }
 }
 
 /// How weights are kept and multiplied.

@@ -9,12 +9,14 @@ use std::time::Instant;
 
 use dreamseed_models::chat::{Message, Role};
 use dreamseed_models::prosody::{self, Comparison, Span};
+use dreamseed_models::whisper::Transcript;
 use dreamseed_models::words;
 
 use crate::coach::events::{Done, Event, Features, Lesson};
 use crate::coach::{self, Input, Lab, Language, Plan, Reference};
 use crate::composer::{self, Composer, Prompt, Style};
 use crate::extract::Tracks;
+use crate::live::Heard;
 use crate::llm::{Chat, Llm, Options, Sampling};
 use crate::manifest;
 use crate::media::Clip;
@@ -40,6 +42,8 @@ pub struct Request {
     pub clip: Arc<Clip>,
     /// A teacher's clip: the measures become differences.
     pub reference: Option<Arc<Clip>>,
+    /// What is said in the learner's clip, where that is known already: speech is not written down again.
+    pub speech_track: Option<Arc<Transcript>>,
     /// Language of the feedback.
     pub language: Language,
     /// Who phrases the points.
@@ -68,12 +72,32 @@ impl Request {
     /// A lesson in English on `clip`.
     pub fn new(lab: Lab, clip: Clip) -> Self {
         let (language, voice) = (Language::default(), Voice::default());
-        Self { lab, clip: Arc::new(clip), reference: None, language, voice, speech: None, pose: None, seed: 0 }
+        Self {
+            lab,
+            clip: Arc::new(clip),
+            reference: None,
+            speech_track: None,
+            language,
+            voice,
+            speech: None,
+            pose: None,
+            seed: 0,
+        }
+    }
+
+    /// A lesson in English on what was listened to while it was spoken ([`Engine::listen`]): its speech is ready.
+    pub fn heard(lab: Lab, heard: Heard) -> Self {
+        let clip = Clip { pcm: heard.pcm, ..Clip::default() };
+        Self { speech_track: Some(Arc::new(heard.transcript)), ..Self::new(lab, clip) }
     }
 
     /// Ids of the models that the lesson runs, those given as files left out.
     pub fn models(&self, engine: &Engine) -> Result<Vec<String>> {
-        let mut ids = self.wanted().models(engine, &self.clip)?;
+        let mut ids = self.wanted_of_learner().models(engine, &self.clip)?;
+        if let Some(teacher) = &self.reference {
+            let more = self.wanted().models(engine, teacher)?;
+            ids.extend(more.into_iter().filter(|id| !ids.contains(id)).collect::<Vec<_>>());
+        }
         ids.extend(route(engine, self)?.0.filter(|id| engine.store().manifest().find(id).is_ok()));
         Ok(ids)
     }
@@ -94,6 +118,12 @@ impl Request {
             speech_model: self.speech.clone(),
             pose_model: self.pose.clone(),
         }
+    }
+
+    /// The same without what is known already.
+    fn wanted_of_learner(&self) -> Wanted {
+        let wanted = self.wanted();
+        Wanted { speech: wanted.speech && self.speech_track.is_none(), ..wanted }
     }
 }
 
@@ -211,7 +241,7 @@ impl Run {
         tracing::info!("{reason}");
         let (tracks, llm) = std::thread::scope(|scope| {
             let llm = scope.spawn(|| model.as_deref().map(|id| self.engine.llm(Some(id))).transpose());
-            let tracks = self.perceive(&self.request.clip);
+            let tracks = self.perceive_learner();
             (tracks, llm.join())
         });
         let (tracks, llm) = (tracks?, llm.map_err(|_| Error::Internal("loading the LLM panicked".into()))??);
@@ -241,6 +271,15 @@ impl Run {
         let from_llm = lesson.points.iter().filter(|p| p.source == coach::events::Source::Llm).count();
         let seconds = std::mem::take(&mut self.clock.seconds);
         self.send(Event::Done(Done { text: lesson.text(), model, from_llm, seconds }))
+    }
+
+    fn perceive_learner(&self) -> Result<Tracks> {
+        let request = &self.request;
+        let mut tracks = self.engine.perceive(&request.clip, &request.wanted_of_learner(), &self.cancel)?;
+        if let Some(speech) = request.speech_track.as_ref().filter(|_| request.wanted().speech) {
+            tracks.speech = Some(Transcript::clone(speech));
+        }
+        Ok(tracks)
     }
 
     fn perceive(&self, clip: &Clip) -> Result<Tracks> {

@@ -14,6 +14,7 @@ pub mod error;
 pub mod extract;
 pub mod fetch;
 pub mod lesson;
+pub mod live;
 pub mod llm;
 pub mod manifest;
 pub mod media;

@@ -346,6 +346,7 @@ impl Engine {
             speech_options: whisper::Options {
                 word_timestamps: true,
                 language: language.map(str::to_owned),
+                vad: self.config().speech.vad,
                 ..whisper::Options::default()
             },
             expected: clip.text.as_deref(),

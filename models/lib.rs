@@ -17,6 +17,7 @@ pub mod pose;
 pub mod prosody;
 pub mod tokenizer;
 pub mod vision;
+pub mod voice;
 pub mod weights;
 pub mod whisper;
 pub mod words;

@@ -32,6 +32,9 @@ fn exit_codes_tell_usage_from_failure() {
         (vec!["bench", "grammar"], 2, "--json-schema"),
         (vec!["features", "x.wav", "--out", "x.xml"], 2, ".safetensors"),
         (vec!["transcribe", "no-such-file.wav"], 1, "no-such-file.wav"),
+        (vec!["transcribe", "--realtime", "x.wav"], 2, "--stream"),
+        (vec!["transcribe", "--stream", "--format", "srt", "x.wav"], 2, "--stream"),
+        (vec!["features", "--audio", "-", "x.wav"], 2, "standard input"),
         (vec!["pose", home], 2, "--fps"),
         (vec!["coach", "--frames", home, "--fps", "0"], 2, "0.1 to 240"),
         (vec!["--offline", "--home", home, "run", "--prompt", "x"], 1, "smollm2-135m"),
@@ -123,6 +126,27 @@ fn transcribe_prints_one_object() {
     let (_, srt, _) =
         outcome(&mut dreamseed(&["transcribe", speech.to_str().unwrap(), "--model", "tiny.en", "--format", "srt"]));
     assert!(srt.starts_with("1\n00:00:00,") && srt.contains(" --> "), "{srt}");
+}
+
+#[test]
+fn a_stream_from_standard_input_ends_with_the_transcript() {
+    let speech = weights("sample-speech").join("jfk.wav");
+    let mut command = dreamseed(&["transcribe", "--stream", "-", "--model", "tiny.en", "--json"]);
+    let (code, out, err) = outcome(command.stdin(std::fs::File::open(&speech).unwrap()));
+    assert_eq!(code, 0, "{err}");
+    let events = lines(&out);
+    let of = |kind: &str| events.iter().filter(|e| e["event"] == kind).cloned().collect::<Vec<_>>();
+    let done = events.last().unwrap();
+    assert!(done["event"] == "done" && done["text"].as_str().unwrap().contains("what your country can do for you"), "{out}");
+    let finals: usize = of("final").iter().map(|e| e["words"].as_array().unwrap().len()).sum();
+    let words: usize = done["segments"].as_array().unwrap().iter().map(|s| s["words"].as_array().unwrap().len()).sum();
+    assert!(finals == 22 && words == 22, "{finals} {words}");
+    let nothing = std::process::Stdio::null();
+    let (code, out, err) = outcome(dreamseed(&["transcribe", "--stream", "-", "--model", "tiny.en"]).stdin(nothing));
+    assert!(code == 1 && out.is_empty() && err.contains("no speech"), "{code} {out} {err}");
+    let nothing = std::process::Stdio::null();
+    let (code, _, err) = outcome(dreamseed(&["coach", "--audio", "-", "--no-llm"]).stdin(nothing));
+    assert!(code == 1 && err.contains("no sound"), "{code} {err}");
 }
 
 #[test]

@@ -5,11 +5,13 @@ mod constrain;
 
 use common::{engine, ffmpeg, reference, weights};
 use dreamseed::extract::view;
+use dreamseed::live::Event;
 use dreamseed::llm::{Options, Session, raw};
 use dreamseed::media::{self, Limits};
 use dreamseed_models::decoder::Logits;
 use dreamseed_models::pose;
 use dreamseed_models::tokenizer::Specials;
+use dreamseed_models::whisper;
 use serde_json::Value;
 use std::ops::ControlFlow;
 
@@ -193,4 +195,91 @@ fn landmarks_of_the_squats_are_mediapipes_and_each_is_counted() {
         let near = |wanted: &[f64]| at.iter().zip(wanted).all(|(t, w)| (t - w).abs() <= 0.3);
         assert!(at.len() == 3 && near(&[2.0, 6.7, 11.9]), "{label}: {at:?}");
     }
+}
+
+fn spoken() -> Vec<f32> {
+    media::open_audio(&weights("sample-speech").join("jfk.wav"), &Limits::default()).unwrap()
+}
+
+fn words_of(t: &whisper::Transcript) -> Vec<&whisper::Word> {
+    t.segments.iter().flat_map(|s| &s.words).collect()
+}
+
+fn plain(text: &str) -> Vec<String> {
+    let letters: String = text.to_lowercase().chars().filter(|c| c.is_alphanumeric() || *c == ' ').collect();
+    letters.split_whitespace().map(String::from).collect()
+}
+
+#[test]
+fn words_keep_their_times_where_silence_is_cut() {
+    let pcm = spoken();
+    let options = whisper::Options { word_timestamps: true, ..Default::default() };
+    let write =
+        |pcm: &[f32]| engine().transcribe(Some("whisper-base"), pcm, &options, &mut |_| ControlFlow::Continue(())).unwrap();
+    let alone = write(&pcm);
+    let twice = write(&[&pcm[..], &vec![0.0; 20 * 16_000], &pcm].concat());
+    let (one, two) = (words_of(&alone), words_of(&twice));
+    assert_eq!(two.len(), 2 * one.len(), "{}", twice.text);
+    for (i, word) in two.iter().enumerate() {
+        let shift = if i < one.len() { 0.0 } else { 31.0 };
+        let wanted = one[i % one.len()];
+        assert_eq!(plain(&word.word), plain(&wanted.word));
+        let off = (word.start - shift - wanted.start).abs().max((word.end - shift - wanted.end).abs());
+        assert!(off < 0.0201, "{word:?} {wanted:?}");
+    }
+    assert!((twice.duration - 42.0).abs() < 0.01);
+}
+
+#[test]
+fn silence_and_noise_are_given_no_text() {
+    let mut state = 1u32;
+    let mut noise = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32 * 0.2 - 0.1
+    };
+    for pcm in [vec![0.0; 160_000], (0..160_000).map(|_| noise()).collect()] {
+        let mut encoded = 0;
+        let mut count = |p: whisper::Progress| {
+            encoded += usize::from(matches!(p, whisper::Progress::Encoded));
+            ControlFlow::Continue(())
+        };
+        let t = engine().transcribe(Some("tiny.en"), &pcm, &whisper::Options::default(), &mut count).unwrap();
+        assert!(t.text.is_empty() && t.segments.is_empty() && (t.duration - 10.0).abs() < 1e-9);
+        assert_eq!(encoded, 0, "the encoder has nothing to do");
+    }
+}
+
+/// Two streams at once, in pieces of different sizes: final words are never taken back, and nobody hears the other's words.
+#[test]
+fn streams_say_what_the_whole_clip_says() {
+    let pcm = spoken();
+    let pcm = [&pcm[..], &vec![0.0; 3 * 16_000]].concat();
+    let whisper = engine().speech(Some("whisper-base")).unwrap();
+    let options = whisper::Options { language: Some("en".into()), ..Default::default() };
+    let mut streams = [pcm.len() / 2, 0].map(|from| {
+        (from, whisper.stream(engine().pool(), &options, Default::default()).unwrap(), Vec::<whisper::Word>::new())
+    });
+    for at in (0..pcm.len()).step_by(8000) {
+        for (from, stream, finals) in &mut streams {
+            let piece = &pcm[at.max(*from)..(at + 8000).min(pcm.len()).max(at.max(*from))];
+            for event in stream.push(piece).unwrap() {
+                match event {
+                    Event::Final { words } => finals.extend(words),
+                    Event::Partial { stable, .. } => assert_eq!(stable, finals.len()),
+                    Event::Segment { segment } => assert!(!segment.words.is_empty()),
+                }
+            }
+        }
+    }
+    let [half, whole] = streams.map(|(_, stream, finals)| {
+        // all was said three seconds ago
+        let (events, transcript) = stream.finish().unwrap();
+        assert!(!events.iter().any(|e| matches!(e, Event::Final { .. })), "{events:?}");
+        assert_eq!(words_of(&transcript), finals.iter().collect::<Vec<_>>());
+        assert!(finals.windows(2).all(|w| w[0].start <= w[0].end && w[0].end <= w[1].start), "{finals:?}");
+        transcript
+    });
+    let known = "and so my fellow americans ask not what your country can do for you ask what you can do for your country";
+    assert_eq!(plain(&whole.text).join(" "), known);
+    assert!(!plain(&half.text).contains(&"americans".to_string()) && half.text.contains("country"), "{}", half.text);
 }

@@ -8,6 +8,7 @@ use common::engine;
 use dreamseed::coach::events::{Event, Source};
 use dreamseed::coach::{Lab, Language};
 use dreamseed::lesson::{Request, Voice};
+use dreamseed::live::{self, Listening};
 use dreamseed::{demo, media};
 
 fn demo_clip() -> media::Clip {
@@ -48,6 +49,30 @@ fn the_demo_is_a_lesson_with_evidence() {
     let Some(Event::Done(done)) = events.last() else { panic!("last {:?}", events.last()) };
     assert_eq!(done.model.as_deref(), Some("smollm2-135m"));
     assert!(done.seconds.iter().any(|(s, _)| s == "first_token"));
+}
+
+/// A tutor app records, and asks for the lesson when the learner has ended: what was said is known by then.
+#[test]
+fn a_lesson_on_what_was_listened_to_writes_nothing_down_again() {
+    let pcm = demo_clip().pcm;
+    let (sender, events) = std::sync::mpsc::channel();
+    let mut live = engine().listen(Listening::default(), move |event| drop(sender.send(event))).expect("a listener");
+    pcm.chunks(1600).for_each(|piece| live.push(piece).expect("sound"));
+    let heard = live.finish().expect("a transcript");
+    assert_eq!(heard.pcm, pcm);
+    let words: usize = heard.transcript.segments.iter().map(|s| s.words.len()).sum();
+    let finals: usize = events.iter().map(|e| if let live::Event::Final { words } = e { words.len() } else { 0 }).sum();
+    assert!(words > 20 && words == finals, "{words} {finals}");
+    let text = heard.transcript.text.clone();
+    // a speech model that is not there shows that none is asked
+    let speech = Some("/no/such/model".into());
+    let request = Request { voice: Voice::Planner, speech, ..Request::heard(Lab::Speech, heard) };
+    let events: Vec<Event> = engine().coach(request).map(|e| e.expect("an event")).collect();
+    assert!(matches!(&events[0], Event::Features(f) if f.text == text && f.words == words), "{:?}", events[0]);
+    // a listener that nobody waits for ends
+    drop(engine().listen(Listening::default(), |_| {}).expect("a listener"));
+    let wrong = Listening { model: Some("/no/such/model".into()), ..Listening::default() };
+    assert!(engine().listen(wrong, |_| {}).is_err());
 }
 
 #[test]

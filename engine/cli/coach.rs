@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
+use dreamseed_models::whisper;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{ClipArgs, emit, emit_json, engine, note};
+use super::{ClipArgs, emit, emit_json, engine, listen, note};
 use crate::coach::events::{Done, Event, Features, Said, Source};
 use crate::coach::{Lab, Language, PointKind, Score};
 use crate::config::Config;
 use crate::lesson::{EventStream, Request, Voice};
+use crate::live::{Heard, Listening};
 use crate::{Engine, Error, Result, demo, media, render};
 
 /// Arguments of `coach`.
@@ -102,12 +104,46 @@ impl CoachArgs {
             seed: self.seed,
             ..Request::new(Lab::Drama, media::Clip::default())
         };
-        let mut clip = if self.demo { demo::open(engine)? } else { self.clip.open(engine)? };
+        let mut clip = match self.demo {
+            true => demo::open(engine)?,
+            false if self.is_live() => {
+                let heard = self.listen(engine)?;
+                request.speech_track = Some(Arc::new(heard.transcript));
+                media::Clip { pcm: heard.pcm, ..self.pictures(engine)? }
+            }
+            false => self.clip.open(engine)?,
+        };
         clip.text = self.text.clone();
         request.lab = self.lab(&clip);
         request.clip = Arc::new(clip);
         request.reference = self.reference.as_ref().map(|f| media::open(f, &engine.limits())).transpose()?.map(Arc::new);
         Ok(request)
+    }
+
+    /// Whether the sound comes from standard input while it is made.
+    fn is_live(&self) -> bool {
+        self.clip.audio.as_deref() == Some(Path::new("-"))
+    }
+
+    /// Listens until the sound ends or Ctrl-C; what was said is known soon after.
+    fn listen(&self, engine: &Engine) -> Result<Heard> {
+        let options = whisper::Options { vad: engine.config().speech.vad, ..whisper::Options::default() };
+        let listening = Listening { model: self.speech.clone(), options, ..Listening::default() };
+        let mut live = engine.listen(listening, |_| {})?;
+        listen::end_on_interrupt()?;
+        listen::standard_input(&mut live, &|| true)?;
+        let heard = live.finish()?;
+        if heard.pcm.is_empty() {
+            return Err(Error::Media { path: "standard input".into(), problem: "it brought no sound".into() });
+        }
+        Ok(heard)
+    }
+
+    /// What there is to see beside sound that comes from standard input.
+    fn pictures(&self, engine: &Engine) -> Result<media::Clip> {
+        let clip = ClipArgs { audio: None, ..self.clip.clone() };
+        let none = clip.file.is_none() && clip.video.is_none() && clip.frames.is_none();
+        if none { Ok(media::Clip::default()) } else { clip.open(engine) }
     }
 
     /// Where the picture of the lesson goes: where asked, and for the demo always.

@@ -8,8 +8,10 @@ mod compare;
 mod doctor;
 mod features;
 mod follow;
+mod listen;
 mod pose;
 mod run;
+mod stream;
 mod transcribe;
 
 use std::io::Write;
@@ -140,7 +142,7 @@ pub struct ClipArgs {
     /// Pictures a second
     #[arg(long, value_name = "N")]
     pub fps: Option<f64>,
-    /// A sound file
+    /// A sound file; for `coach` also - for sound that standard input brings while it is made (WAV, or raw 16-bit mono at 16 kHz)
     #[arg(long, value_name = "FILE")]
     pub audio: Option<PathBuf>,
 }
@@ -148,6 +150,9 @@ pub struct ClipArgs {
 impl ClipArgs {
     /// Decodes everything that is named into one clip.
     fn open(&self, engine: &crate::Engine) -> Result<Clip> {
+        if self.audio.as_deref() == Some(Path::new("-")) {
+            return Err(Error::Usage("sound from standard input is taken by `coach` and by `transcribe --stream`".into()));
+        }
         let limits = limits(engine, self.fps)?;
         let mut clip = match (self.file.as_ref().or(self.video.as_ref()), &self.frames) {
             (Some(file), _) => media::open(file, &limits)?,

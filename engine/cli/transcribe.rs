@@ -14,7 +14,7 @@ use crate::{Error, Result, media};
 /// Arguments of `transcribe`.
 #[derive(Clone, Debug, Args)]
 pub struct TranscribeArgs {
-    /// Any audio file, or a video with sound
+    /// Any audio file, or a video with sound; with --stream also - for standard input (WAV, or raw 16-bit mono at 16 kHz)
     pub file: PathBuf,
     /// Whisper: an id of `dreamseed models` or a folder (default: the profile's)
     #[arg(long, value_name = "ID|DIR")]
@@ -37,6 +37,15 @@ pub struct TranscribeArgs {
     /// Leave out the times of words
     #[arg(long)]
     pub no_words: bool,
+    /// Listen to silence and noise too, not only to what sounds like speech
+    #[arg(long)]
+    pub no_vad: bool,
+    /// Give words while they are spoken: a line a sentence, the one under way below; with --json partial and final words as events
+    #[arg(long)]
+    pub stream: bool,
+    /// Take a file at the pace at which it was recorded
+    #[arg(long, requires = "stream")]
+    pub realtime: bool,
     /// What to print
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
@@ -60,20 +69,26 @@ pub enum Format {
 
 pub(super) fn run(config: Config, args: TranscribeArgs) -> Result<()> {
     let format = if args.json { Format::Json } else { args.format };
-    if args.expect.is_some() && matches!(format, Format::Srt | Format::Vtt) {
-        return Err(Error::Usage("--expect is told as text or as JSON; leave out --format".into()));
+    if args.expect.is_some() && (args.stream || matches!(format, Format::Srt | Format::Vtt)) {
+        return Err(Error::Usage(
+            "--expect is told as text or as JSON of a whole recording; leave out --format and --stream".into(),
+        ));
     }
-    let engine = engine(config)?;
-    let pcm = media::open_audio(&args.file, &engine.limits())?;
     let known = args.expect.as_deref().and_then(whisper::language_of).map(str::to_owned);
     let options = Options {
-        language: args.language.or(known),
+        language: args.language.clone().or(known),
         task: if args.translate { Task::Translate } else { Task::Transcribe },
         beam_size: usize::from(args.beam),
-        initial_prompt: args.hint,
+        initial_prompt: args.hint.clone(),
+        vad: config.speech.vad && !args.no_vad,
         word_timestamps: !args.no_words,
         ..Options::default()
     };
+    if args.stream {
+        return super::stream::run(config, &args, options, format);
+    }
+    let engine = engine(config)?;
+    let pcm = media::open_audio(&args.file, &engine.limits())?;
     let mut failed = None;
     let mut show = |progress: Progress| {
         if let (Format::Text, None, Progress::Segment(s)) = (format, &args.expect, &progress)
@@ -138,7 +153,7 @@ fn pronounced(p: &Pronunciation, coloured: bool) -> String {
     format!("{}\n{lines}{:.0}% of the words as expected{gop}\n", text.trim_end(), 100.0 * p.accuracy)
 }
 
-fn line(s: &Segment) -> String {
+pub(super) fn line(s: &Segment) -> String {
     format!("[{} - {}] {}", clock(s.start, '.'), clock(s.end, '.'), s.text.trim())
 }
 

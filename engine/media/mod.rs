@@ -5,6 +5,7 @@
 
 mod audio;
 mod frames;
+mod incoming;
 mod mp4;
 mod picture;
 mod process;
@@ -19,6 +20,7 @@ use crate::{Error, Result};
 use std::path::Path;
 
 pub use frames::open_frames;
+pub use incoming::Incoming;
 pub use sniff::Kind;
 pub use video::ffmpeg_version;
 

@@ -11,7 +11,7 @@ use std::{
 
 /// How samples are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Encoding {
+pub(super) enum Encoding {
     /// Unsigned, 8 bits.
     U8,
     /// Signed integers of 2, 3 or 4 bytes; fewer valid bits are at the top.
@@ -24,10 +24,10 @@ enum Encoding {
 
 /// The `fmt ` chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Format {
-    encoding: Encoding,
-    channels: usize,
-    rate: u32,
+pub(super) struct Format {
+    pub(super) encoding: Encoding,
+    pub(super) channels: usize,
+    pub(super) rate: u32,
 }
 
 /// Chunks that are looked through before the data.
@@ -122,7 +122,10 @@ fn filled(file: &mut impl Read, bytes: &mut [u8]) -> std::io::Result<bool> {
 }
 
 impl Format {
-    fn parse(fmt: &[u8]) -> Option<Self> {
+    /// Signed 16 bits, mono, 16 kHz.
+    pub(super) const PCM: Self = Self { encoding: Encoding::Int(2), channels: 1, rate: super::SAMPLE_RATE };
+
+    pub(super) fn parse(fmt: &[u8]) -> Option<Self> {
         let short = |at: usize| Some(u16::from_le_bytes(fmt.get(at..at + 2)?.try_into().ok()?));
         let (mut tag, channels, bits) = (short(0)?, usize::from(short(2)?), short(14)?);
         let rate = u32::from_le_bytes(fmt.get(4..8)?.try_into().ok()?);
@@ -147,7 +150,7 @@ impl Format {
 }
 
 impl Encoding {
-    fn bytes(self) -> usize {
+    pub(super) fn bytes(self) -> usize {
         match self {
             Self::U8 | Self::ALaw | Self::MuLaw => 1,
             Self::Int(n) => n,
@@ -157,7 +160,7 @@ impl Encoding {
     }
 
     /// One sample of [`Self::bytes`] bytes, -1..1.
-    fn sample(self, b: &[u8]) -> f32 {
+    pub(super) fn sample(self, b: &[u8]) -> f32 {
         match (self, b) {
             (Self::U8, &[v]) => (f32::from(v) - 128.0) / 128.0,
             (Self::ALaw, &[v]) => f32::from(a_law(v)) / 32768.0,

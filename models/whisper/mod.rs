@@ -1,8 +1,10 @@
 //! Whisper: speech to text with segments and word times (Radford et al. 2022).
 
+mod agreement;
 mod align;
 mod attention;
 mod config;
+mod cuts;
 mod decode;
 mod load;
 mod math;
@@ -13,6 +15,7 @@ mod options;
 mod pronounce;
 mod silence;
 mod spoken;
+pub mod stream;
 mod timestamps;
 mod tokens;
 mod transcribe;

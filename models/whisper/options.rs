@@ -40,6 +40,9 @@ pub struct Options {
     pub beam_size: usize,
     /// Tried in turn until a window's text is good; each 0 or more.
     pub temperatures: Vec<f32>,
+    /// Only what [`crate::voice`] takes for speech is looked at: silence costs nothing and is given no text. Times stay those of the
+    /// recording; silence of less than two seconds between words is kept.
+    pub vad: bool,
     /// Text that could have gone before: names and terms to expect.
     pub initial_prompt: Option<String>,
     /// Whether a window's text is the next one's prompt.
@@ -68,6 +71,7 @@ impl Default for Options {
             timestamps: true,
             beam_size: 1,
             temperatures: vec![0.0, 0.2, 0.4, 0.6, 0.8, 1.0],
+            vad: true,
             initial_prompt: None,
             condition_on_previous_text: true,
             seed: 0,

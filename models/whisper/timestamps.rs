@@ -78,6 +78,19 @@ pub(super) struct Cut {
     pub(super) closed: bool,
 }
 
+impl Cut {
+    /// Takes what follows the last pair of timestamps for a segment as well, to the end of the window.
+    pub(super) fn take_tail(&mut self, tokens: &[u32], begin: u32, length: u32) {
+        let Some(end) = self.resume.take() else { return };
+        let taken: usize = self.slices.iter().map(|slice| slice.tokens.len()).sum();
+        let tail = tokens.get(taken..).unwrap_or_default();
+        if tail.iter().any(|id| *id < begin) {
+            let start = tail.first().map_or(end, |id| id.checked_sub(begin).unwrap_or(end));
+            self.slices.push(Slice { start, end: length.max(start), tokens: tail.to_vec() });
+        }
+    }
+}
+
 /// Cuts at consecutive timestamps. `length`: of the window in steps of 20 ms.
 pub(super) fn cut(tokens: &[u32], begin: u32, length: u32) -> Cut {
     let is_time = |id: u32| id >= begin;
@@ -160,6 +173,9 @@ mod tests {
         let slice = |start, end, tokens: &[u32]| Slice { start, end, tokens: tokens.to_vec() };
         let open = cut(&[t(0), 97, t(3), t(4), 98], BEGIN, 10);
         assert_eq!(open, Cut { slices: vec![slice(0, 3, &[t(0), 97, t(3)])], resume: Some(3), closed: false });
+        let mut whole = open;
+        whole.take_tail(&[t(0), 97, t(3), t(4), 98], BEGIN, 10);
+        assert_eq!((whole.slices.last(), whole.resume), (Some(&slice(4, 10, &[t(4), 98])), None));
         let closed = cut(&[t(0), 97, t(3), t(4), 98, t(9)], BEGIN, 10);
         let slices = vec![slice(0, 3, &[t(0), 97, t(3)]), slice(4, 9, &[t(4), 98, t(9)])];
         assert_eq!(closed, Cut { slices, resume: None, closed: true });

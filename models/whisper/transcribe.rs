@@ -1,17 +1,20 @@
 //! Recordings of any length: windows of 30 s, each beginning where the last certain segment ended (openai/whisper
 //! `transcribe.py`; Radford et al. 2022, section 4.5).
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 
 use dreamseed_kernels::Pool;
 
 use super::align::{Aligner, Spoken, distribute};
+use super::cuts::Cuts;
 use super::decode::{Decoder, Outcome, Search};
 use super::mel::{HOP, Mel, SAMPLE_RATE};
 use super::model::{Cross, EncoderState, Run};
 use super::options::{Error, Options, Result, Task};
 use super::timestamps::{Slice, cut};
 use super::{Progress, Segment, Transcript, Whisper, silence};
+use crate::voice;
 
 const FRAMES_PER_SECOND: f64 = (SAMPLE_RATE / HOP) as f64;
 /// Mel frames a step of the timestamps.
@@ -26,13 +29,16 @@ pub(super) struct Session<'a> {
     whisper: &'a Whisper,
     pool: &'a Pool,
     options: &'a Options,
-    pcm: &'a [f32],
+    pcm: Cow<'a, [f32]>, // of the recording what is kept
+    cuts: Option<Cuts>,
     mel: Mel,
-    encoder: EncoderState,
+    pub(super) encoder: EncoderState,
     decoder: Decoder<'a>,
     window: Vec<f32>, // (window_frames, n_mels), zero where the recording ended
     language: Option<u32>,
-    history: Vec<u32>, // tokens of all windows since the last reset
+    pub(super) history: Vec<u32>, // tokens of all windows since the last reset
+    /// One window and no more, whose unfinished end is taken as it is: what may be said of sound that goes on.
+    pub(super) provisional: bool,
     spoken_until: f64, // seconds
     transcript: Transcript,
 }
@@ -80,28 +86,33 @@ impl<'a> Session<'a> {
         let english = options.language.clone().or_else(|| tokens.languages.is_empty().then(|| "en".to_string()));
         let duration = pcm.len() as f64 / SAMPLE_RATE as f64;
         let transcript = Transcript { language: english.unwrap_or_default(), duration, ..Transcript::default() };
+        let cuts = options.vad.then(|| Cuts::new(voice::speech(pcm, &voice::Options::default())));
+        let pcm = cuts.as_ref().map_or(Cow::Borrowed(pcm), |cuts| Cow::Owned(cuts.keep(pcm)));
         Ok(Self {
             whisper,
             pool,
             options,
+            mel: whisper.mel.extract(pool, &pcm),
             pcm,
-            mel: whisper.mel.extract(pool, pcm),
+            cuts,
             encoder: EncoderState::default(),
             decoder: Decoder::new(&whisper.model, tokens, pool, search, options.seed),
             window: Vec::new(),
             language,
             history,
+            provisional: false,
             spoken_until: 0.0,
             transcript,
         })
     }
 
     /// Window after window to the end, or until `progress` says stop: what is there by then is returned.
-    pub(super) fn run(mut self, progress: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<Transcript> {
+    pub(super) fn run(&mut self, progress: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<Transcript> {
         let total = self.mel.frames();
+        let per_frame = self.transcript.duration / total.max(1) as f64;
         let mut next = 0;
         while next < total {
-            let done = next as f64 / FRAMES_PER_SECOND;
+            let done = next as f64 * per_frame;
             if progress(Progress::Position { done, total: self.transcript.duration }).is_break() {
                 break;
             }
@@ -114,8 +125,13 @@ impl<'a> Session<'a> {
             {
                 break;
             }
-            next = decoded.next.max(next + LEAST_ADVANCE);
-            for segment in decoded.segments {
+            next = if self.provisional { total } else { decoded.next.max(next + LEAST_ADVANCE) };
+            let restore = |segment| match &self.cuts {
+                Some(cuts) => cuts.restore(segment),
+                None => vec![segment],
+            };
+            let segments: Vec<Segment> = decoded.segments.into_iter().flat_map(restore).collect();
+            for segment in segments {
                 let stop = progress(Progress::Segment(&segment)).is_break();
                 self.transcript.text.push_str(&segment.text);
                 self.transcript.segments.push(segment);
@@ -126,7 +142,7 @@ impl<'a> Session<'a> {
             }
         }
         self.transcript.text = self.transcript.text.trim().to_string();
-        Ok(self.transcript)
+        Ok(std::mem::take(&mut self.transcript))
     }
 
     /// `None` where `progress` said stop.
@@ -177,12 +193,17 @@ impl<'a> Session<'a> {
         let tokens = &self.whisper.tokens;
         let begin = tokens.timestamp_begin();
         let offset = window.start as f64 / FRAMES_PER_SECOND;
-        let cut = cut(&outcome.tokens, begin, (window.frames / FRAMES_PER_STEP) as u32);
+        let length = (window.frames / FRAMES_PER_STEP) as u32;
+        let mut cut = cut(&outcome.tokens, begin, length);
+        if self.provisional {
+            cut.take_tail(&outcome.tokens, begin, length);
+        }
         let mut next = match cut.resume {
             Some(step) => window.start + step as usize * FRAMES_PER_STEP,
             None => window.start + window.frames,
         };
-        let time = |step: u32| (offset + f64::from(step) / 50.0).min(self.transcript.duration);
+        let kept = self.pcm.len() as f64 / SAMPLE_RATE as f64;
+        let time = |step: u32| (offset + f64::from(step) / 50.0).min(kept);
         let segment = |slice: &Slice| Segment {
             start: time(slice.start),
             end: time(slice.end),
