@@ -46,6 +46,9 @@ const FACE: [&str; 2] = ["face-mesh", "face-emotion"];
 /// The pose model where none is named.
 const POSE: &str = "blazepose-full";
 
+/// Finds several people.
+const FINDER: &str = "movenet-multipose";
+
 /// Models that were loaded, by where they came from.
 type Kept<T> = Mutex<HashMap<PathBuf, Arc<T>>>;
 
@@ -262,6 +265,14 @@ impl Engine {
         kept(&self.inner.pose, &net, || Ok(Pose::open(&detector, &net)?))
     }
 
+    /// As [`Engine::pose`], and with the net that finds several people at once.
+    pub fn pose_of_several(&self, model: Option<&str>) -> Result<Arc<Pose>> {
+        let (_, net) = self.locate(Some(model.unwrap_or(POSE)), Role::Pose, ".tflite")?;
+        let (_, detector) = self.locate(Some("blazepose-detector"), Role::Pose, ".tflite")?;
+        let (folder, finder) = self.locate(Some(FINDER), Role::Pose, ".json")?;
+        kept(&self.inner.pose, &folder.join(&net), || Ok(Pose::open(&detector, &net)?.with_finder(&finder)?))
+    }
+
     /// The face models.
     pub fn face(&self) -> Result<Arc<FaceNets>> {
         self.prepare(&FACE)?;
@@ -320,7 +331,11 @@ impl Engine {
         self.prepare(&wanted.models(self, clip)?.iter().map(String::as_str).collect::<Vec<_>>())?;
         let (sound, sight) = (!clip.pcm.is_empty(), !clip.frames.is_empty());
         let speech = (wanted.speech && sound).then(|| self.speech(wanted.speech_model.as_deref())).transpose()?;
-        let pose = (wanted.pose && sight).then(|| self.pose(wanted.pose_model.as_deref())).transpose()?;
+        let bodies = || match wanted.people {
+            0 | 1 => self.pose(wanted.pose_model.as_deref()),
+            _ => self.pose_of_several(wanted.pose_model.as_deref()),
+        };
+        let pose = (wanted.pose && sight).then(bodies).transpose()?;
         let face = (wanted.face && sight).then(|| self.face()).transpose()?;
         let perception = Perception {
             speech: speech.as_deref(),
@@ -328,6 +343,7 @@ impl Engine {
             prosody: wanted.prosody && sound,
             music: wanted.music && sound,
             pose: pose.as_deref(),
+            people: wanted.people,
             face: face.as_deref(),
             video: clip.frames.len() > 1,
         };
@@ -352,11 +368,22 @@ pub struct Wanted {
     pub speech_model: Option<String>,
     /// Pose model: an id or a file; `None` is the full BlazePose.
     pub pose_model: Option<String>,
+    /// Most people to follow; the timeline is of the main one.
+    pub people: usize,
 }
 
 impl Default for Wanted {
     fn default() -> Self {
-        Self { speech: true, prosody: true, music: true, pose: true, face: true, speech_model: None, pose_model: None }
+        Self {
+            speech: true,
+            prosody: true,
+            music: true,
+            pose: true,
+            face: true,
+            speech_model: None,
+            pose_model: None,
+            people: 1,
+        }
     }
 }
 
@@ -370,6 +397,7 @@ impl Wanted {
         }
         if self.pose && sight {
             ids.push(self.pose_model.clone().unwrap_or_else(|| POSE.into()));
+            ids.extend((self.people > 1).then(|| FINDER.into()));
         }
         if self.face && sight {
             ids.extend(FACE.map(String::from));
