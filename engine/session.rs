@@ -41,7 +41,7 @@ use crate::{Error, Result};
 pub(crate) const MODELS_RUN_ON_GPU: bool = false;
 
 /// The face models; they need the detector.
-const FACE: [&str; 2] = ["face-mesh", "face-emotion"];
+const FACE: [&str; 3] = ["face-mesh", "face-iris", "face-emotion"];
 
 /// The pose model where none is named.
 const POSE: &str = "blazepose-full";
@@ -279,7 +279,8 @@ impl Engine {
         let (_, detector) = self.locate(Some("face-detector"), Role::Face, ".tflite")?;
         let (_, mesh) = self.locate(Some("face-mesh"), Role::Face, ".tflite")?;
         let (_, expression) = self.locate(Some("face-emotion"), Role::Face, ".json")?;
-        kept(&self.inner.face, &mesh, || Ok(FaceNets::open(&detector, &mesh, Some(&expression))?))
+        let (_, iris) = self.locate(Some("face-iris"), Role::Face, ".tflite")?;
+        kept(&self.inner.face, &mesh, || Ok(FaceNets::open(&detector, &mesh, Some(&expression))?.with_iris(&iris)?))
     }
 
     /// An LLM: an id, a file, or the profile's; served as the configuration's `llm` says.
