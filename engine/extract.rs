@@ -61,6 +61,8 @@ pub struct Perception<'a> {
     pub music: bool,
     /// Body.
     pub pose: Option<&'a Pose>,
+    /// Most bodies followed; 0 counts as 1.
+    pub people: usize,
     /// Face.
     pub face: Option<&'a FaceNets>,
     /// Pictures belong together in time: follow and smooth.
@@ -123,7 +125,8 @@ fn watch(pool: &Pool, frames: &[Frame], with: &Perception, cancel: &AtomicBool) 
     if frames.is_empty() {
         return Ok((None, None));
     }
-    let mut bodies = with.pose.map(|p| (p.tracker(pose::Options { smooth: with.video, ..Default::default() }), Vec::new()));
+    let several = pose::Options { max_people: with.people.max(1), smooth: with.video, ..Default::default() };
+    let mut bodies = with.pose.map(|p| (p.tracker(several), Vec::new()));
     let mut faces = with.face.map(|f| (f.tracker(face::Options { follow: with.video, ..Default::default() }), Vec::new()));
     for frame in frames {
         check(cancel)?;
@@ -135,7 +138,38 @@ fn watch(pool: &Pool, frames: &[Frame], with: &Perception, cancel: &AtomicBool) 
             track.push(observed(frame, tracker.track(pool, &image)?));
         }
     }
-    Ok((bodies.map(|b| b.1), faces.map(|f| f.1)))
+    let bodies = bodies.map(|(_, mut track)| {
+        main_first(&mut track);
+        track
+    });
+    Ok((bodies, faces.map(|f| f.1)))
+}
+
+/// The id of the main person of a track in which people are beside each other: who fills most of the picture over the whole clip.
+/// `None` where no frame has more than one.
+pub(crate) fn main_person(track: &[Observed<Person>]) -> Option<u32> {
+    let several = track.iter().any(|o| o.found.len() > 1);
+    let mut filled: Vec<(u32, f64)> = Vec::new();
+    for person in track.iter().flat_map(|o| &o.found) {
+        let seen = person.landmarks.iter().filter(|l| l.visibility >= 0.5 && l.x.is_finite() && l.y.is_finite());
+        let [left, top, right, bottom] = seen.fold([f32::MAX, f32::MAX, f32::MIN, f32::MIN], |b, l| {
+            [b[0].min(l.x), b[1].min(l.y), b[2].max(l.x), b[3].max(l.y)]
+        });
+        let area = f64::from((right - left).clamp(0.0, 1.0) * (bottom - top).clamp(0.0, 1.0));
+        match filled.iter_mut().find(|f| f.0 == person.id) {
+            Some(known) => known.1 += area,
+            None => filled.push((person.id, area)),
+        }
+    }
+    let most = filled.into_iter().max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
+    most.filter(|_| several).map(|m| m.0)
+}
+
+/// The main person comes first where it is seen.
+fn main_first(track: &mut [Observed<Person>]) {
+    if let Some(main) = main_person(track) {
+        track.iter_mut().for_each(|o| o.found.sort_by_key(|p| (p.id != main, p.id)));
+    }
 }
 
 /// A frame as the nets take it.

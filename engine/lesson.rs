@@ -117,6 +117,7 @@ impl Request {
             face: self.lab == Lab::Drama,
             speech_model: self.speech.clone(),
             pose_model: self.pose.clone(),
+            ..Wanted::default()
         }
     }
 

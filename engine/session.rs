@@ -41,10 +41,13 @@ use crate::{Error, Result};
 pub(crate) const MODELS_RUN_ON_GPU: bool = false;
 
 /// The face models; they need the detector.
-const FACE: [&str; 2] = ["face-mesh", "face-emotion"];
+const FACE: [&str; 3] = ["face-mesh", "face-iris", "face-emotion"];
 
 /// The pose model where none is named.
 const POSE: &str = "blazepose-full";
+
+/// Finds several people.
+const FINDER: &str = "movenet-multipose";
 
 /// Models that were loaded, by where they came from.
 type Kept<T> = Mutex<HashMap<PathBuf, Arc<T>>>;
@@ -262,13 +265,22 @@ impl Engine {
         kept(&self.inner.pose, &net, || Ok(Pose::open(&detector, &net)?))
     }
 
+    /// As [`Engine::pose`], and with the net that finds several people at once.
+    pub fn pose_of_several(&self, model: Option<&str>) -> Result<Arc<Pose>> {
+        let (_, net) = self.locate(Some(model.unwrap_or(POSE)), Role::Pose, ".tflite")?;
+        let (_, detector) = self.locate(Some("blazepose-detector"), Role::Pose, ".tflite")?;
+        let (folder, finder) = self.locate(Some(FINDER), Role::Pose, ".json")?;
+        kept(&self.inner.pose, &folder.join(&net), || Ok(Pose::open(&detector, &net)?.with_finder(&finder)?))
+    }
+
     /// The face models.
     pub fn face(&self) -> Result<Arc<FaceNets>> {
         self.prepare(&FACE)?;
         let (_, detector) = self.locate(Some("face-detector"), Role::Face, ".tflite")?;
         let (_, mesh) = self.locate(Some("face-mesh"), Role::Face, ".tflite")?;
         let (_, expression) = self.locate(Some("face-emotion"), Role::Face, ".json")?;
-        kept(&self.inner.face, &mesh, || Ok(FaceNets::open(&detector, &mesh, Some(&expression))?))
+        let (_, iris) = self.locate(Some("face-iris"), Role::Face, ".tflite")?;
+        kept(&self.inner.face, &mesh, || Ok(FaceNets::open(&detector, &mesh, Some(&expression))?.with_iris(&iris)?))
     }
 
     /// An LLM: an id, a file, or the profile's; served as the configuration's `llm` says.
@@ -336,7 +348,11 @@ impl Engine {
         self.prepare(&wanted.models(self, clip)?.iter().map(String::as_str).collect::<Vec<_>>())?;
         let (sound, sight) = (!clip.pcm.is_empty(), !clip.frames.is_empty());
         let speech = (wanted.speech && sound).then(|| self.speech(wanted.speech_model.as_deref())).transpose()?;
-        let pose = (wanted.pose && sight).then(|| self.pose(wanted.pose_model.as_deref())).transpose()?;
+        let bodies = || match wanted.people {
+            0 | 1 => self.pose(wanted.pose_model.as_deref()),
+            _ => self.pose_of_several(wanted.pose_model.as_deref()),
+        };
+        let pose = (wanted.pose && sight).then(bodies).transpose()?;
         let face = (wanted.face && sight).then(|| self.face()).transpose()?;
         // letters that belong to one language name it: short Korean is else taken for others
         let named = clip.text.as_deref().and_then(whisper::language_of);
@@ -353,6 +369,7 @@ impl Engine {
             prosody: wanted.prosody && sound,
             music: wanted.music && sound,
             pose: pose.as_deref(),
+            people: wanted.people,
             face: face.as_deref(),
             video: clip.frames.len() > 1,
         };
@@ -377,11 +394,22 @@ pub struct Wanted {
     pub speech_model: Option<String>,
     /// Pose model: an id or a file; `None` is the full BlazePose.
     pub pose_model: Option<String>,
+    /// Most people to follow; the timeline is of the main one.
+    pub people: usize,
 }
 
 impl Default for Wanted {
     fn default() -> Self {
-        Self { speech: true, prosody: true, music: true, pose: true, face: true, speech_model: None, pose_model: None }
+        Self {
+            speech: true,
+            prosody: true,
+            music: true,
+            pose: true,
+            face: true,
+            speech_model: None,
+            pose_model: None,
+            people: 1,
+        }
     }
 }
 
@@ -395,6 +423,7 @@ impl Wanted {
         }
         if self.pose && sight {
             ids.push(self.pose_model.clone().unwrap_or_else(|| POSE.into()));
+            ids.extend((self.people > 1).then(|| FINDER.into()));
         }
         if self.face && sight {
             ids.extend(FACE.map(String::from));

@@ -34,6 +34,12 @@ impl<'a> Image<'a> {
         Roi { center: [w / 2.0, h / 2.0], size: w.max(h), rotation: 0.0 }
     }
 
+    /// The pixel at (`x`, `y`); `None` outside of the picture.
+    pub(crate) fn color(&self, [x, y]: [f32; 2]) -> Option<[u8; 3]> {
+        let inside = x >= 0.0 && y >= 0.0 && x < self.width as f32 && y < self.height as f32;
+        inside.then(|| self.pixel(x as i64, y as i64, Border::Replicate))
+    }
+
     /// The colour at (`x`, `y`) in pixel indices, bilinear between pixels.
     fn bilinear(&self, x: f32, y: f32, border: Border) -> [f32; 3] {
         let (fx, fy) = (x.floor(), y.floor());

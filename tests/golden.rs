@@ -283,3 +283,116 @@ fn streams_say_what_the_whole_clip_says() {
     assert_eq!(plain(&whole.text).join(" "), known);
     assert!(!plain(&half.text).contains(&"americans".to_string()) && half.text.contains("country"), "{}", half.text);
 }
+
+/// MoveNet multipose beside TensorFlow.js (its WASM backend) on the same picture, averaged from 512 to 256 pixels there after rounding
+/// to 8 bits: 0.005 of the picture for places, 0.01 for scores.
+#[test]
+fn people_are_found_as_tensorflow_js_finds_them() {
+    let Some(golden) = reference("pose/movenet-multipose_astronaut_wasm.json") else { return };
+    let golden = json(golden);
+    let wanted: Vec<f64> = golden[0]["data"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+    let net = pose::MultiPose::open(&weights("movenet-multipose").join("movenet-multipose.json")).unwrap();
+    let frame = media::open(&weights("sample-portrait").join("astronaut.png"), &Limits::default()).unwrap().frames.remove(0);
+    let found = net.find(engine().pool(), &mut net.session(), &view(&frame).unwrap(), 0.2).unwrap();
+    let [person] = found.as_slice() else { panic!("one person is there: {found:?}") };
+    let side = f64::from(frame.width);
+    let near = |seen: f32, i: usize, unit: f64, by: f64| {
+        let off = (f64::from(seen) / unit - wanted[i]).abs();
+        assert!(off < by, "value {i}: {seen} is {off} off");
+    };
+    for (k, [x, y, score]) in person.points.iter().enumerate() {
+        near(*y, 3 * k, side, 0.005);
+        near(*x, 3 * k + 1, side, 0.005);
+        near(*score, 3 * k + 2, 1.0, 0.01);
+    }
+    let [left, top, right, bottom] = person.bbox;
+    for (i, v) in [top, left, bottom, right].into_iter().enumerate() {
+        near(v, 51 + i, side, 0.005);
+    }
+    near(person.score, 55, 1.0, 0.01);
+}
+
+/// A grey stage of 640 x 360 with these pictures (in the order of drawing: the later hides the earlier) scaled to `height` pixels, at
+/// these left edges.
+fn stage(pictures: &[(&media::Frame, i64)], height: u32) -> media::Frame {
+    let (width, tall) = (640u32, 360u32);
+    let mut rgb = vec![110u8; (width * tall * 3) as usize];
+    for (picture, left) in pictures {
+        let scale = f64::from(picture.height) / f64::from(height);
+        for y in 0..height.min(tall) {
+            for x in 0..(f64::from(picture.width) / scale) as u32 {
+                let to = left + i64::from(x);
+                if (0..i64::from(width)).contains(&to) {
+                    let (sx, sy) = ((f64::from(x) * scale) as u32, (f64::from(y) * scale) as u32);
+                    let from = ((sy.min(picture.height - 1) * picture.width + sx.min(picture.width - 1)) * 3) as usize;
+                    let at = (((y + (tall - height) / 2) * width + to as u32) * 3) as usize;
+                    rgb[at..at + 3].copy_from_slice(&picture.rgb[from..from + 3]);
+                }
+            }
+        }
+    }
+    media::Frame { t: 0.0, width, height: tall, rgb }
+}
+
+/// Two people cross, one behind the other; the second wears other colours. Each keeps the id, with 33 landmarks.
+#[test]
+fn people_who_cross_keep_their_ids() {
+    let Some(video) = reference("media/pose_squats.mp4").filter(|_| ffmpeg()) else { return };
+    let first = media::open(&video, &Limits { fps: 1.0, ..Limits::default() }).unwrap().frames.swap_remove(0);
+    let mut second = first.clone();
+    second.rgb.chunks_exact_mut(3).for_each(|p| p.rotate_left(1)); // red, green and blue change places
+    let net = engine().pose_of_several(Some("lite")).unwrap();
+    let mut tracker = net.tracker(pose::Options { max_people: 2, ..Default::default() });
+    let (steps, mut ids, mut hidden) = (24, Vec::new(), 0);
+    for i in 0..=steps {
+        let way = 420 * i64::from(i) / i64::from(steps);
+        let (a, b) = (10 + way, 430 - way);
+        let frame = stage(&[(&second, b), (&first, a)], 350);
+        let people = tracker.track(engine().pool(), &view(&frame).unwrap(), f64::from(i) / 12.0).unwrap();
+        assert!(people.iter().all(|p| p.landmarks.len() == 33 && p.world.len() == 33));
+        hidden += usize::from(people.len() < 2);
+        let apart = (a - b).abs() > 220;
+        if apart && people.len() == 2 {
+            let x = |p: &pose::Person| (p.landmarks[23].x + p.landmarks[24].x) / 2.0 * 640.0;
+            let owner = |left: i64| {
+                let middle = left as f32 + 98.0;
+                people.iter().min_by(|p, q| (x(p) - middle).abs().total_cmp(&(x(q) - middle).abs())).unwrap().id
+            };
+            ids.push((i, owner(a), owner(b)));
+        }
+    }
+    assert!(
+        ids.first().is_some_and(|f| f.0 < 3) && ids.last().is_some_and(|l| l.0 > steps - 3),
+        "both are seen at both ends: {ids:?}"
+    );
+    assert!(hidden > 0, "they did hide each other");
+    assert!(ids.iter().all(|&(_, a, b)| (a, b) == (ids[0].1, ids[0].2) && a != b), "{ids:?}");
+}
+
+/// Noise, flat colours, gradients, a made landscape, and pictures of any size hold nobody, and nothing breaks.
+#[test]
+fn nobody_is_found_where_nobody_is() {
+    let net = engine().pose_of_several(Some("lite")).unwrap();
+    let mut seed = 1u32;
+    let mut noise = move || {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 24) as u8
+    };
+    let mut pictures: Vec<(u32, u32, Vec<u8>)> = Vec::new();
+    pictures.push((320, 240, (0..320 * 240 * 3).map(|_| noise()).collect()));
+    for (w, h) in [(1, 1), (3, 2000), (4000, 3), (320, 240)] {
+        pictures.push((w, h, vec![128; (w * h * 3) as usize]));
+        pictures.push((w, h, (0..w * h * 3).map(|i| (i / 3 % w * 255 / w) as u8).collect()));
+    }
+    let land = |i: u32| match i / 960 {
+        y if y < 130 => [120, 170, 230][i as usize % 3],
+        _ => [60, 130, 50][i as usize % 3],
+    };
+    pictures.push((320, 240, (0..320 * 240 * 3).map(land).collect()));
+    for (width, height, rgb) in pictures {
+        let frame = media::Frame { t: 0.0, width, height, rgb };
+        let mut tracker = net.tracker(pose::Options { max_people: 3, smooth: false, ..Default::default() });
+        let people = tracker.track(engine().pool(), &view(&frame).unwrap(), 0.0).unwrap();
+        assert!(people.is_empty(), "{width} x {height}: {people:?}");
+    }
+}

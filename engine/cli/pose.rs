@@ -24,7 +24,7 @@ pub struct PoseArgs {
     /// Pictures a second (folder: their rate; video: how often to look, default its own)
     #[arg(long, value_name = "N")]
     pub fps: Option<f64>,
-    /// Most people to follow
+    /// Most people to follow, each with an id that is kept while they are seen (found six at a time)
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub people: u8,
     /// The nets' own landmarks: no smoothing over time
@@ -46,7 +46,10 @@ struct Line<'a> {
 
 pub(super) fn run(config: Config, args: PoseArgs) -> Result<()> {
     let engine = engine(config)?;
-    let pose = engine.pose(Some(&args.model))?;
+    let pose = match args.people {
+        1 => engine.pose(Some(&args.model))?,
+        _ => engine.pose_of_several(Some(&args.model))?,
+    };
     let frames = open_pictures(&engine, &args.file, args.fps)?;
     let video = frames.len() > 1 && !args.no_smooth;
     let mut tracker = pose.tracker(Options { max_people: usize::from(args.people), smooth: video, ..Options::default() });

@@ -422,3 +422,34 @@ fn a_video_is_turned_scaled_and_survives_cuts() {
         assert!(text.contains("ff"), "{n}: {text}");
     }
 }
+
+/// Each of the eight orientations of EXIF: a picture with a red corner at the top left and a green one at the top right of what is
+/// stored. Where the two are shown follows from the standard (EXIF 2.32, tag 0x0112).
+#[test]
+fn all_eight_exif_orientations_are_shown_upright() {
+    let folder = Folder::new();
+    let stored = RgbImage::from_fn(32, 16, |x, y| match (x < 8, x >= 24, y < 8) {
+        (true, _, true) => Rgb([255, 0, 0]),
+        (_, true, true) => Rgb([0, 255, 0]),
+        _ => Rgb([0, 0, 255]),
+    });
+    // for each: red and green as (right?, bottom?)
+    let shown =
+        [[0, 0, 1, 0], [1, 0, 0, 0], [1, 1, 0, 1], [0, 1, 1, 1], [0, 0, 0, 1], [1, 0, 1, 1], [1, 1, 1, 0], [0, 1, 0, 0]];
+    for (i, [rx, ry, gx, gy]) in shown.into_iter().enumerate() {
+        let mut bytes = Vec::new();
+        let mut encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 95);
+        let mut exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\0\0\0\0\0\0\0\0".to_vec();
+        exif[18] = i as u8 + 1;
+        encoder.set_exif_metadata(exif).unwrap();
+        encoder.write_image(stored.as_raw(), 32, 16, image::ExtendedColorType::Rgb8).unwrap();
+        let frame = open(&folder.put(&format!("{i}.jpg"), &bytes), &Limits::default()).unwrap().frames.remove(0);
+        assert_eq!((frame.width, frame.height), if i < 4 { (32, 16) } else { (16, 32) }, "orientation {}", i + 1);
+        let color = |right: u32, bottom: u32| {
+            let (x, y) = (2 + right * (frame.width - 5), 2 + bottom * (frame.height - 5));
+            let at = ((y * frame.width + x) * 3) as usize;
+            [frame.rgb[at] > 128, frame.rgb[at + 1] > 128]
+        };
+        assert_eq!((color(rx, ry), color(gx, gy)), ([true, false], [false, true]), "orientation {}", i + 1);
+    }
+}

@@ -243,7 +243,8 @@ fn film_strip(
         let near = tracks.pose.iter().flatten().filter(|o| o.t.is_finite());
         let seen = near.min_by(|a, b| (a.t - frame.t).abs().total_cmp(&(b.t - frame.t).abs()));
         if let Some(seen) = seen.filter(|o| (o.t - frame.t).abs() < 0.05) {
-            seen.found.iter().for_each(|person| skeleton::draw(canvas, person, area));
+            let several = seen.found.len() > 1;
+            seen.found.iter().for_each(|person| skeleton::draw(canvas, person, area, several));
         }
         let time = format!("{:.1} s", frame.t);
         let chip = Area { x: tile.x + 6.0, y: tile.bottom() - 28.0, w: Font::SMALL.width(&time) + 12.0, h: 22.0 };

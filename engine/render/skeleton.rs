@@ -51,8 +51,20 @@ fn side(landmark: usize) -> Rgba {
     if landmark % 2 == 1 { LEFT } else { RIGHT }
 }
 
-/// The figure over the picture that fills `area`; bones that leave the picture are cut off at its edge.
-pub(super) fn draw(canvas: &mut Canvas, person: &Person, area: Area) {
+/// Colours that tell people apart, by id.
+const PEOPLE: [Rgba; 6] = [
+    [255, 159, 67, 255],
+    [72, 202, 228, 255],
+    [144, 224, 96, 255],
+    [240, 98, 146, 255],
+    [179, 136, 255, 255],
+    [255, 221, 87, 255],
+];
+
+/// The figure over the picture that fills `area`; bones that leave the picture are cut off at its edge. With `several` people each
+/// id has its own colour, otherwise the sides of the body have.
+pub(super) fn draw(canvas: &mut Canvas, person: &Person, area: Area, several: bool) {
+    let own = several.then(|| PEOPLE[person.id as usize % PEOPLE.len()]);
     let scale = area.w.min(area.h) / 200.0;
     let place = |(x, y): (f32, f32)| (area.x + x * area.w, area.y + y * area.h);
     for bone in bones(person) {
@@ -61,7 +73,7 @@ pub(super) fn draw(canvas: &mut Canvas, person: &Person, area: Area) {
         let width = scale * if bone.face { 1.6 } else { 3.2 };
         let alpha = f32::from(bone.color[3]) / 255.0;
         canvas.line(from, to, width + 2.0, [8, 12, 20, (130.0 * alpha) as u8]);
-        canvas.line(from, to, width, bone.color);
+        canvas.line(from, to, width, own.map_or(bone.color, |c| fade(c, alpha)));
     }
     if person.landmarks.len() != 33 {
         return;
@@ -72,7 +84,7 @@ pub(super) fn draw(canvas: &mut Canvas, person: &Person, area: Area) {
             let (x, y) = place((p.x, p.y));
             let radius = scale * if (15..23).contains(&i) || i > 28 { 1.8 } else { 3.4 };
             canvas.circle(x, y, radius + 1.0, fade([8, 12, 20, 160], p.visibility));
-            canvas.circle(x, y, radius, fade(side(i), p.visibility));
+            canvas.circle(x, y, radius, fade(own.unwrap_or_else(|| side(i)), p.visibility));
         }
     }
 }
@@ -94,4 +106,22 @@ fn clipped(from: (f32, f32), to: (f32, f32)) -> Option<((f32, f32), (f32, f32))>
     }
     let at = |s: f32| (from.0 + s * dx, from.1 + s * dy);
     (enter <= leave).then(|| (at(enter), at(leave)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_beside_each_other_have_their_own_colours() {
+        let painted = |id: u32| {
+            let mut canvas = Canvas::new(100, 100, [0, 0, 0, 255]).expect("a small canvas");
+            let point = |i: usize| Landmark { x: 0.2 + 0.02 * i as f32, y: 0.3 + 0.01 * i as f32, z: 0.0, visibility: 1.0 };
+            let person = Person { id, score: 1.0, landmarks: (0..33).map(point).collect(), world: Vec::new() };
+            draw(&mut canvas, &person, Area { x: 0.0, y: 0.0, w: 100.0, h: 100.0 }, true);
+            canvas.png().expect("a picture")
+        };
+        assert!((1..6).all(|id| painted(id) != painted(0)));
+        assert_eq!(painted(6), painted(0), "six colours");
+    }
 }

@@ -4,7 +4,7 @@ use super::{
     Column, mass,
     series::{Grid, Series, median},
 };
-use crate::extract::Observed;
+use crate::extract::{Observed, main_person};
 use dreamseed_models::pose::Person;
 
 /// Joints and the landmarks (MediaPipe's numbers) on either side of each. All angles are of the 3D landmarks in metres: 180 is
@@ -71,7 +71,12 @@ pub(super) fn columns(track: &[Observed<Person>], grid: Grid) -> Vec<Column> {
 
 /// One value a frame of the main person.
 fn series(track: &[Observed<Person>], value: impl Fn(&Observed<Person>, &Person) -> Option<f64>) -> Series {
-    Series::new(track.iter().map(|o| (o.t, o.found.first().and_then(|p| value(o, p)))))
+    let main = main_person(track);
+    let person = |o: &Observed<Person>| match main {
+        Some(id) => o.found.iter().position(|p| p.id == id),
+        None => (!o.found.is_empty()).then_some(0),
+    };
+    Series::new(track.iter().map(|o| (o.t, person(o).and_then(|i| value(o, &o.found[i])))))
 }
 
 /// A visible landmark in metres.

@@ -207,7 +207,11 @@ fn expressions(timeline: &Timeline, events: &mut Vec<Event>) {
     }
     let held = rows(timeline, EXPRESSION_HELD);
     let at = |e: usize, row: usize| columns[e][row];
+    let unsure = |row: usize| timeline.column("face.unsure").and_then(|c| c.values[row]).is_some_and(|v| v >= 0.5);
     let leads = |row: usize, over: Option<usize>| {
+        if unsure(row) {
+            return None; // what cannot be told is no change
+        }
         let best = (0..columns.len())
             .filter(|&e| at(e, row).is_some())
             .max_by(|&a, &b| at(a, row).partial_cmp(&at(b, row)).unwrap_or(std::cmp::Ordering::Equal))?;

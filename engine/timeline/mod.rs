@@ -5,6 +5,7 @@ mod compare;
 mod events;
 mod export;
 mod fuse;
+mod gaze;
 mod head;
 mod mass;
 mod performance;

@@ -29,11 +29,11 @@ pub(super) struct Mesh {
 
 /// Buffers of one net.
 pub(super) struct NetSession {
-    net: Session,
-    input: Vec<f32>,
+    pub(super) net: Session,
+    pub(super) input: Vec<f32>,
 }
 
-fn misfit(what: &str, seen: impl std::fmt::Debug) -> Error {
+pub(super) fn misfit(what: &str, seen: impl std::fmt::Debug) -> Error {
     Error::Tensor { name: "shapes".into(), problem: format!("{what}, the file has {seen:?}") }
 }
 

@@ -1,5 +1,7 @@
-//! Face: detector, mesh of 468 points, expression.
+//! Face: detector, mesh of 468 points, irises, expression.
 
+pub mod expression;
+mod iris;
 mod mesh;
 mod track;
 
@@ -12,6 +14,7 @@ pub use track::{FaceTracker, Options};
 use crate::detection::{self, Detector};
 use crate::graph::Network;
 use crate::weights::Result;
+use iris::IrisNet;
 use mesh::{ExpressionNet, MeshNet};
 
 /// BlazeFace detector, face mesh and expression net; immutable; a [`FaceTracker`] holds what changes.
@@ -21,6 +24,7 @@ pub struct FaceNets {
     detector: Detector,
     mesh: MeshNet,
     expression: Option<ExpressionNet>,
+    iris: Option<IrisNet>,
 }
 
 impl FaceNets {
@@ -31,7 +35,14 @@ impl FaceNets {
             detector: Detector::new(Network::open(detector)?, config)?,
             mesh: MeshNet::new(Network::open(mesh)?)?,
             expression: expression.map(|p| ExpressionNet::new(Network::open(p)?)).transpose()?,
+            iris: None,
         })
+    }
+
+    /// With `iris_landmark.tflite`, from which the direction of the gaze follows.
+    pub fn with_iris(mut self, iris: &Path) -> Result<Self> {
+        self.iris = Some(IrisNet::new(Network::open(iris)?)?);
+        Ok(self)
     }
 
     /// A tracker for one clip or camera.
@@ -54,4 +65,7 @@ pub struct Face {
     pub mesh: Vec<[f32; 3]>,
     /// Probabilities in the order of [`EXPRESSIONS`]; `None` without an expression net.
     pub expression: Option<[f32; 7]>,
+    /// Of the person's right and left iris the centre and four points of the edge (right, top, left, bottom), in 0..1 of the picture;
+    /// `None` without an iris net.
+    pub irises: Option<[[[f32; 2]; 5]; 2]>,
 }

@@ -37,13 +37,15 @@ pub struct FaceTracker<'a> {
     detector: DetectorSession,
     mesh: NetSession,
     expression: Option<NetSession>,
+    iris: Option<NetSession>,
     regions: Vec<Roi>, // of the faces in the last frame
 }
 
 impl<'a> FaceTracker<'a> {
     pub(super) fn new(nets: &'a FaceNets, options: Options) -> Self {
         let expression = nets.expression.as_ref().map(|e| e.session());
-        Self { nets, options, detector: nets.detector.session(), mesh: nets.mesh.session(), expression, regions: Vec::new() }
+        let (detector, mesh, iris) = (nets.detector.session(), nets.mesh.session(), nets.iris.as_ref().map(|i| i.session()));
+        Self { nets, options, detector, mesh, expression, iris, regions: Vec::new() }
     }
 
     /// All faces of a frame, longest followed first. Coordinates in 0..1 of the picture.
@@ -60,7 +62,7 @@ impl<'a> FaceTracker<'a> {
                 }
             }
         }
-        // 2. mesh, 3. expression
+        // 2. mesh, 3. expression, 4. irises
         let mut faces = Vec::new();
         for roi in regions {
             if !roi.usable(image) {
@@ -76,22 +78,30 @@ impl<'a> FaceTracker<'a> {
                 (Some(net), Some(session)) => net.look(pool, session, image, &face.scaled(EXPRESSION_MARGIN))?,
                 _ => None,
             };
+            let irises = match (&self.nets.iris, &mut self.iris) {
+                (Some(net), Some(session)) => net.look(pool, session, image, &mesh)?,
+                _ => None,
+            };
             if self.options.follow {
                 self.regions.push(face.scaled(MESH_MARGIN));
             }
-            faces.push(report(&mesh, expression, image));
+            let mut face = report(&mesh, image);
+            face.expression = expression;
+            face.irises =
+                irises.map(|i| i.map(|points| points.map(|[x, y]| [x / image.width() as f32, y / image.height() as f32])));
+            faces.push(face);
         }
         Ok(faces)
     }
 }
 
-fn report(mesh: &Mesh, expression: Option<[f32; 7]>, image: &Image) -> Face {
+fn report(mesh: &Mesh, image: &Image) -> Face {
     let (w, h) = (image.width() as f32, image.height() as f32);
     let b = mesh.bbox();
     Face {
         score: mesh.score,
         bbox: [b[0] / w, b[1] / h, b[2] / w, b[3] / h],
         mesh: mesh.points.iter().map(|p| [p[0] / w, p[1] / h, p[2] / w]).collect(),
-        expression,
+        ..Face::default()
     }
 }

@@ -44,12 +44,13 @@ impl Network {
     /// # Errors
     /// [`Error`] with field and offset where the file does not hold, or the name of an operator that is not run.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::build(read(path)?)
+        Self::build(read(path, &[])?)
     }
 
-    /// As [`Network::open`], of the outputs only those named, in this order: what only the others need is not computed.
+    /// As [`Network::open`], of the outputs only those named, in this order: what only the others need is not computed. In a
+    /// TensorFlow.js file the names may be those of any nodes within.
     pub fn open_outputs(path: &Path, names: &[&str]) -> Result<Self> {
-        let mut graph = read(path)?;
+        let mut graph = read(path, names)?;
         let find = |name: &&str| graph.outputs.iter().copied().find(|&o| graph.values[o].name == **name);
         let found: Option<Vec<usize>> = names.iter().map(find).collect();
         let Some(found) = found.filter(|f| !f.is_empty()) else {
@@ -105,10 +106,10 @@ impl Network {
     }
 }
 
-fn read(path: &Path) -> Result<ir::Graph> {
+fn read(path: &Path, wanted: &[&str]) -> Result<ir::Graph> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let bytes = read_whole(path, ir::limits::FILE).map_err(io)?;
-    if tflite::is_tflite(&bytes) { tflite::read(&bytes) } else { tfjs::read(path, &bytes) }
+    if tflite::is_tflite(&bytes) { tflite::read(&bytes) } else { tfjs::read(path, &bytes, wanted) }
 }
 
 /// A network's buffers.

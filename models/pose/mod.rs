@@ -1,6 +1,9 @@
-//! Body pose: BlazePose detector, region of interest, 33 landmarks in the picture and in metres, tracking and smoothing.
+//! Body pose: people found (BlazePose detector, MoveNet for several), region of interest, 33 landmarks in the picture and in metres,
+//! tracking and smoothing.
 
+mod associate;
 mod landmarks;
+mod multipose;
 mod smooth;
 mod track;
 
@@ -8,6 +11,7 @@ use std::path::Path;
 
 use serde::{Serialize, ser::SerializeTuple};
 
+pub use multipose::{Found, MultiPose, MultiPoseSession};
 pub use track::{Options, Tracker};
 
 use crate::detection::{self, Detector};
@@ -19,6 +23,7 @@ use landmarks::LandmarkNet;
 pub struct Pose {
     detector: Detector,
     net: LandmarkNet,
+    finder: Option<MultiPose>,
 }
 
 impl Pose {
@@ -29,7 +34,15 @@ impl Pose {
         Ok(Self {
             detector: Detector::new(Network::open(detector)?, config)?,
             net: LandmarkNet::new(Network::open(landmarks)?)?,
+            finder: None,
         })
+    }
+
+    /// With `movenet-multipose.json`, which finds several people: BlazePose's detector is made for one who fills the picture, and
+    /// of three who are 3/8 as high as the picture is wide it sees one.
+    pub fn with_finder(mut self, finder: &Path) -> Result<Self> {
+        self.finder = Some(MultiPose::open(finder)?);
+        Ok(self)
     }
 
     /// A tracker for one clip or camera.

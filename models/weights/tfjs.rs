@@ -99,8 +99,9 @@ pub(super) fn error(field: impl Into<String>, offset: usize, problem: impl Into<
     Error::Field { format: FORMAT, field: field.into(), offset: offset as u64, problem: problem.into() }
 }
 
-/// The graph of a `model.json` at `path` with the content `json`.
-pub(crate) fn read(path: &Path, json: &[u8]) -> Result<Graph> {
+/// The graph of a `model.json` at `path` with the content `json`. Where `wanted` names nodes, these are its outputs and what they
+/// do not need is not read: a tail of operators that are not run here may be cut off and computed by the caller.
+pub(crate) fn read(path: &Path, json: &[u8], wanted: &[&str]) -> Result<Graph> {
     if json.len() > JSON {
         return Err(error("model.json", 0, format!("{} bytes; at most {JSON} are read", json.len())));
     }
@@ -116,7 +117,7 @@ pub(crate) fn read(path: &Path, json: &[u8]) -> Result<Graph> {
     }
     let own = model.metadata.and_then(|m| m.signature).unwrap_or_default();
     let signature = model.signature.filter(|s| !s.outputs.is_empty()).unwrap_or(own);
-    Builder::new(&model.topology.node, weights)?.graph(&signature, size)
+    Builder::new(&model.topology.node, weights)?.graph(&signature, wanted, size)
 }
 
 /// Reads the shards of a group and takes its weights out of them.
@@ -276,9 +277,26 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn graph(mut self, signature: &Signature, file: u64) -> Result<Graph> {
+    /// The nodes called `names`, and all that these read; `None` unless every one of them is there.
+    fn needed(&self, names: &[&str]) -> Option<Vec<bool>> {
+        let mut open = names.iter().map(|name| self.index.get(name).copied()).collect::<Option<Vec<_>>>()?;
+        let mut needed = vec![false; self.nodes.len()];
+        while let Some(i) = open.pop() {
+            if !std::mem::replace(&mut needed[i], true) {
+                let sources = self.nodes[i].input.iter().map(|r| r.split(':').next().unwrap_or(r));
+                open.extend(sources.filter_map(|name| self.index.get(name).copied()));
+            }
+        }
+        (!names.is_empty()).then_some(needed)
+    }
+
+    fn graph(mut self, signature: &Signature, wanted: &[&str], file: u64) -> Result<Graph> {
         let (mut nodes, mut inputs) = (Vec::new(), Vec::new());
+        let needed = self.needed(wanted);
         for i in self.order()? {
+            if needed.as_ref().is_some_and(|needed| !needed[i]) {
+                continue;
+            }
             let node = &self.nodes[i];
             match node.op.as_str() {
                 "Const" => {}
@@ -294,7 +312,10 @@ impl<'a> Builder<'a> {
                 _ => self.node(i, &mut nodes)?,
             }
         }
-        let outputs = self.outputs(signature, &mut nodes)?;
+        let outputs = match needed {
+            Some(_) => wanted.iter().map(|name| self.value(0, name)).collect::<Result<_>>()?,
+            None => self.outputs(signature, &mut nodes)?,
+        };
         Ok(Graph { format: FORMAT, values: self.values, nodes, inputs, outputs, file })
     }
 

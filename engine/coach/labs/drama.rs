@@ -44,12 +44,16 @@ fn loudness(sheet: &mut Sheet, input: &Input, heard: speech::Heard) {
     sheet.find(Finding { confidence: 0.8 * heard.confidence, ..Finding::new(Topic::LoudnessVariation, main) });
 }
 
-/// 1 where the leading expression is not neutral, 0 where it is.
+/// 1 where the leading expression is not neutral, 0 where it is; nothing where the face is unsure.
 fn expressive(timeline: &Timeline) -> Series {
     let columns: Vec<Series> = EXPRESSIONS.iter().map(|e| body::column(timeline, &format!("face.{e}"))).collect();
     let Some((neutral, others)) = columns.split_last() else { return Vec::new() };
+    let unsure = body::column(timeline, "face.unsure");
     let lead = |i: usize| {
         let (t, n) = neutral[i];
+        if unsure.get(i).is_some_and(|u| u.1 >= 0.5) {
+            return None;
+        }
         // All expressions of a frame are measured together, so the columns run in step.
         others.iter().all(|c| c.len() == neutral.len()).then(|| (t, f64::from(u8::from(others.iter().any(|c| c[i].1 > n)))))
     };

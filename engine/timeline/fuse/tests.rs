@@ -170,15 +170,16 @@ fn an_expression_counts_when_it_is_held() {
     let face = |i: usize| {
         let mut p = [0.02f32; 7];
         let t = i as f64 / 25.0;
-        p[index("neutral")] = 0.6;
+        let mut leads = |name: &str, by: f32, neutral: f32| (p[index(name)], p[index("neutral")]) = (by, neutral);
+        leads("neutral", 0.88, 0.88);
         if (1.0..2.0).contains(&t) {
-            p[index("happy")] = 0.9;
+            leads("happy", 0.85, 0.05);
         }
         if i == 60 {
-            p[index("sad")] = 0.9; // one frame
+            leads("sad", 0.85, 0.05); // one frame
         }
         if t > 2.6 {
-            p[index("angry")] = 0.65; // no margin over neutral
+            leads("angry", 0.47, 0.43); // neither is probable enough
         }
         observed(t, Face { expression: Some(p), score: 1.0, ..Face::default() })
     };

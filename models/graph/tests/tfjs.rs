@@ -97,7 +97,7 @@ fn damaged_models_are_refused_or_run() {
         (state >> 8) as usize % below
     };
     let attempt = |bytes: &[u8]| {
-        if let Ok(net) = crate::weights::tfjs::read(&folder.model(), bytes).and_then(Network::build)
+        if let Ok(net) = crate::weights::tfjs::read(&folder.model(), bytes, &[]).and_then(Network::build)
             && net.macs() < 1 << 20
             && net.session_bytes() < 1 << 22
         {
