@@ -29,7 +29,7 @@ pub(super) fn units(tokens: &Tokens, text: &str, language: &str) -> Result<Vec<U
     let mut before: Vec<u32> = Vec::new(); // of punctuation ahead of the first word
     for piece in pieces(text, tokens.is_unspaced(language)) {
         let normal = words::normal(&piece);
-        let length = piece.chars().count();
+        let length = piece.trim().chars().count();
         if length > MAX_WORD {
             let start: String = normal.chars().take(12).collect();
             return Err(problem(format!("a word of {length} characters seen ({start:?}...), at most {MAX_WORD} are allowed")));
