@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use dreamseed_models::chat::{Message, Role};
 use dreamseed_models::prosody::{self, Comparison, Span};
-use dreamseed_models::whisper::Transcript;
+use dreamseed_models::whisper::{Progress, Pronunciation, Transcript};
 use dreamseed_models::words;
 
 use crate::coach::events::{Done, Event, Features, Lesson};
@@ -279,8 +279,21 @@ impl Run {
         let mut tracks = self.engine.perceive(&request.clip, &request.wanted_of_learner(), &self.cancel)?;
         if let Some(speech) = request.speech_track.as_ref().filter(|_| request.wanted().speech) {
             tracks.speech = Some(Transcript::clone(speech));
+            tracks.pronunciation = self.pronounced(speech)?;
         }
         Ok(tracks)
+    }
+
+    /// Speech that was written down while it was spoken, against what should have been said. Nothing where words have no times.
+    fn pronounced(&self, heard: &Transcript) -> Result<Option<Pronunciation>> {
+        let (request, timed) = (&self.request, heard.segments.iter().any(|s| !s.words.is_empty()));
+        let Some(text) = request.clip.text.as_deref().filter(|text| timed && !text.trim().is_empty()) else { return Ok(None) };
+        let mut goes_on = |_: Progress| match self.cancel.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        let model = request.speech.as_deref();
+        self.engine.pronunciation(model, &request.clip.pcm, text, heard, &mut goes_on).map(Some)
     }
 
     fn perceive(&self, clip: &Clip) -> Result<Tracks> {

@@ -104,6 +104,11 @@ pub(super) fn is_relative(point: &Point) -> bool {
     beside.contains(&point.topic) || point.evidence.first().is_some_and(|m| matches!(m.target, Some(Target::Reference(_))))
 }
 
+/// Whether the point's number is an agreement with the teacher: what it is held against is a bound, not the teacher's own value.
+pub(super) fn is_agreement(point: &Point) -> bool {
+    matches!(point.topic, Topic::MelodyMatch | Topic::WordTiming)
+}
+
 /// A scale that words lie on; each word is at its high (+1) or low (-1) end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Axis {

@@ -92,9 +92,22 @@ fn split_sentences(text: &str) -> Vec<&str> {
     sentences.into_iter().filter(|s| !s.trim().is_empty()).collect()
 }
 
+/// What the point's number is held against.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Against {
+    Range,
+    Teacher,
+    /// The teacher, by how far both agree: a bound, not the teacher's own value.
+    Agreement,
+}
+
 /// Numbers with what follows them; "1초에" and "1분에" are rates, not numbers.
 fn found(point: &Point, text: &str) -> Vec<Found> {
-    let relative = claims::is_relative(point);
+    let against = match () {
+        () if claims::is_agreement(point) => Against::Agreement,
+        () if claims::is_relative(point) => Against::Teacher,
+        () => Against::Range,
+    };
     let mut found: Vec<Found> = spelled(text);
     for sentence in split_sentences(text) {
         let mut i = 0;
@@ -122,7 +135,7 @@ fn found(point: &Point, text: &str) -> Vec<Found> {
             // "2.0초의 몸짓" is a moment, "3.0초의 소리" a length.
             let moment = moment || unit == Unit::Seconds && after.starts_with("초의") && !after.starts_with("초의 소리");
             let role = if moment { Role::Moment } else { Role::Measure };
-            found.push(Found { value, decimals, unit, role, owner: owner(before, after, relative, in_range) });
+            found.push(Found { value, decimals, unit, role, owner: owner(before, after, against, in_range) });
         }
     }
     found
@@ -191,7 +204,7 @@ fn spelled(text: &str) -> Vec<Found> {
 }
 
 /// 선생님의 4.5음절, 선생님은 4.5음절, 4.5음절보다: the teacher's or the range's. 선생님보다 0.21초: the learner's.
-fn owner(before: &str, after: &str, relative: bool, in_range: bool) -> Option<Owner> {
+fn owner(before: &str, after: &str, kind: Against, in_range: bool) -> Option<Owner> {
     let compared = {
         let noun = after.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, '~' | '.' | '-' | '–' | ' '));
         let noun = ["음절", "반음", "%", "퍼센트", "도", "°", "번", " dB", "dB", "초", "개"]
@@ -200,7 +213,7 @@ fn owner(before: &str, after: &str, relative: bool, in_range: bool) -> Option<Ow
             .unwrap_or(noun);
         ["보다", "까지", "이 넘", "를 넘", "이상", "이하", "안", " 안", " 이내"].iter().any(|p| noun.starts_with(p))
     };
-    if !relative {
+    if kind == Against::Range {
         return (compared || in_range).then_some(Owner::Target);
     }
     if let Some(i) = before.rfind("선생님") {
@@ -211,7 +224,11 @@ fn owner(before: &str, after: &str, relative: bool, in_range: bool) -> Option<Ow
             return Some(Owner::Teacher);
         }
     }
-    Some(if compared { Owner::Teacher } else { Owner::Learner })
+    match (compared, kind) {
+        (true, Against::Agreement) => Some(Owner::Target),
+        (true, _) => Some(Owner::Teacher),
+        _ => Some(Owner::Learner),
+    }
 }
 
 fn persons(point: &Point, plain: &str) -> Vec<Fault> {
@@ -507,7 +524,7 @@ fn polarity(point: &Point, clauses: &[Clause], plain: &str) -> Vec<Fault> {
         PointKind::Advice => clauses.iter().any(|c| c.text.contains(**w)),
     };
     const GOING_ON: [&str; 6] = ["유지", "이어", "계속", "지금처럼", "이대로", "즐"];
-    const EQUAL: [&str; 7] = ["만큼 자주", "비슷", "선생님처럼", "잘 맞", "안에 있", "영어다운", "충실"];
+    const EQUAL: [&str; 9] = ["만큼 자주", "비슷", "선생님처럼", "잘 맞", "안에 있", "영어다운", "충실", "글대로", "잘 따라갔"];
     let unlike = match point.kind {
         PointKind::Strength => {
             clauses.iter().find(|c| c.advises && !GOING_ON.iter().any(|w| c.text.contains(w))).map(|c| c.text)

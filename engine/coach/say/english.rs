@@ -263,11 +263,11 @@ fn beside_teacher(f: &Facts) -> String {
     let Facts { v, low, a, b, .. } = f;
     match (f.point.topic, f.point.kind) {
         (Topic::MelodyMatch, PointKind::Advice) => format!(
-            "Your melody leaves the teacher's: the two pitch curves are correlated at {v}, less than the {low} of a close match, most of all from {a} to {b} s. \
+            "Your melody leaves the teacher's: your pitch curve is correlated with it at {v}, less than the {low} of a close match, most of all from {a} to {b} s. \
              Hum the melody of that phrase first, then say the words on it."
         ),
         (Topic::MelodyMatch, PointKind::Strength) => {
-            format!("Your melody follows the teacher's: the two pitch curves are correlated at {v}.")
+            format!("Your melody follows the teacher's: your pitch curve is correlated with it at {v}.")
         }
         (Topic::WordTiming, PointKind::Advice) => format!(
             "The lengths of your words agree with the teacher's by {v}%, less than the {low}% of a close match; {} at {a} s is the furthest off. \

@@ -92,8 +92,11 @@ fn polarity(point: &Point, tokens: &[Token], moods: &[Mood], lower: &str) -> Vec
     };
     // Advice in praise, unless it is to go on; "as the teacher does" in advice.
     const GOING_ON: [&str; 7] = ["keep", "stay", "continue", "enjoy", "hold", "carry", "way"];
-    const EQUAL: [&str; 17] = [
+    const EQUAL: [&str; 20] = [
         "as often as",
+        "as written",
+        "follows the",
+        "keep the teacher's",
         "as much as",
         "as fast as",
         "as wide as",

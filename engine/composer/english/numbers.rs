@@ -82,6 +82,9 @@ pub(super) fn unit(tokens: &[Token], i: usize) -> Option<Unit> {
 fn owner(point: &Point, tokens: &[Token], moods: &[Mood], i: usize, paired: bool, at: &[usize]) -> Option<Owner> {
     let relative = claims::is_relative(point);
     let aimed = near(tokens, i, 4, AIMED) || (paired && !relative && !near(tokens, i, 2, MOMENT));
+    if claims::is_agreement(point) && near(tokens, i, 2, "than") {
+        return Some(Owner::Target);
+    }
     if relative {
         if near(tokens, i, 2, "against versus vs") || near(tokens, i, 3, "compared") {
             return Some(Owner::Teacher);
