@@ -133,15 +133,7 @@ impl Conv {
     /// The input pixels that `xs` see are readable behind `x`, `xs` are writable behind `out` (pixels that are not touched need not be
     /// there: both are where the whole picture would begin), no other thread writes the panels' channels of them, and `tail` is of
     /// this layer.
-    unsafe fn span(
-        &self,
-        x: *const f32,
-        y: usize,
-        xs: std::ops::Range<usize>,
-        panels: &[Panel],
-        tail: &Tail,
-        out: *mut f32,
-    ) {
+    unsafe fn span(&self, x: *const f32, y: usize, xs: std::ops::Range<usize>, panels: &[Panel], tail: &Tail, out: *mut f32) {
         let call = &Call { conv: self, x, y, tail, out };
         by_width!(self.width, span::<L>(call: &Call, xs: std::ops::Range<usize>, panels: &[Panel]));
     }

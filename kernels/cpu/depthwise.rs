@@ -13,9 +13,9 @@ pub struct Depthwise {
     fold: usize,     // pixels taken together
     weights: Buffer, // (taps, stride_w): one padded row of fold * channels a tap
     stride_w: usize,
-    bias: Vec<f32>,  // (fold * channels + PADDING)
-    finish: Finish,  // of a pixel
-    folded: Finish,  // of `fold` pixels
+    bias: Vec<f32>, // (fold * channels + PADDING)
+    finish: Finish, // of a pixel
+    folded: Finish, // of `fold` pixels
 }
 
 impl Depthwise {
@@ -98,7 +98,8 @@ impl Depthwise {
     /// The input rows that it sees are readable in `source`, the row is writable behind `out` (where the whole picture would begin)
     /// and no other thread's, and `tail` is of this layer.
     unsafe fn line(&self, source: Source, y: usize, tail: Tail, out: *mut f32) {
-        let folded = (self.fold > 1 && !tail.has_residual()).then(|| Tail::new(&self.folded, None, 0, self.fold * self.window.output[2]));
+        let folded = (self.fold > 1 && !tail.has_residual())
+            .then(|| Tail::new(&self.folded, None, 0, self.fold * self.window.output[2]));
         let call = &Call { conv: self, source, tail, folded, out };
         by_width!(self.width, row::<L>(call: &Call, y: usize));
     }

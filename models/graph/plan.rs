@@ -117,10 +117,8 @@ impl<'a> Planner<'a> {
         let (a, b) = (self.operand(layer.inputs[0])?, layer.inputs.get(1).map(|&v| self.operand(v)).transpose()?);
         let residual = layer.residual.map(|(v, c)| self.operand(v).map(|(p, n)| (p, n, c))).transpose()?;
         let out = (self.slot(layer.output), elements(self.graph, layer.output));
-        let fail = |e: WindowError| Error::Tensor {
-            name: self.graph.values[layer.output].name.clone(),
-            problem: e.to_string(),
-        };
+        let fail =
+            |e: WindowError| Error::Tensor { name: self.graph.values[layer.output].name.clone(), problem: e.to_string() };
         let finish = layer.finish.clone();
         let (run, macs) = match &layer.kind {
             Kind::Conv(w) => (Run::Conv(dense(w, finish).map_err(fail)?), macs(w)),
