@@ -5,7 +5,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{dreamseed, outcome};
+use common::{dreamseed, outcome, reference, weights};
 use serde_json::Value;
 
 /// A GGUF file in the mixture of types that most people run; `None` where there is no Python.
@@ -91,4 +91,39 @@ fn perplexity_of_random_weights_is_about_the_vocabulary() {
     std::fs::write(&text, [0xff; 5000]).unwrap();
     let (code, _, err) = outcome(&mut dreamseed(&command));
     assert!(code == 1 && err.contains("UTF-8"), "{code}: {err}");
+}
+
+#[test]
+fn net_times_a_network_and_writes_what_it_computed() {
+    let (file, folder) = (weights("face-detector").join("face_detection_short_range.tflite"), tempfile::tempdir().unwrap());
+    let path = |name: &str| folder.path().join(name);
+    let run = |threads: &str| {
+        let (file, dump) = (file.to_str().unwrap(), folder.path().to_str().unwrap());
+        let seen = json(&["--threads", threads, "bench", "net", "--file", file, "--dump", dump, "--runs", "2", "--json"]);
+        (seen, [path("output0.f32"), path("output1.f32")].map(|p| std::fs::read(p).unwrap()))
+    };
+    let ((one, outputs), (two, again)) = (run("1"), run("2"));
+    for name in ["ms", "best_ms", "gflops", "peak_gflops", "of_peak"] {
+        assert!(one[name].as_f64().unwrap() > 0.0, "{name}");
+    }
+    assert!(one["of_peak"].as_f64().unwrap() < 1.1 && one["ms"].as_f64() >= one["best_ms"].as_f64(), "{one}");
+    assert_eq!((&one["threads"], &two["threads"], &one["mega_macs"]), (&1.into(), &2.into(), &two["mega_macs"]));
+    assert!(outputs == again, "threads change no bit");
+    // 896 boxes of 16 numbers and their scores; a picture of 128 x 128
+    let sizes = [&outputs[0], &outputs[1], &std::fs::read(path("input0.f32")).unwrap()].map(Vec::len);
+    assert_eq!(sizes, [896 * 16 * 4, 896 * 4, 128 * 128 * 3 * 4]);
+    let (code, _, error) = outcome(&mut dreamseed(&["bench", "net", "--file", path("none.tflite").to_str().unwrap()]));
+    assert!(code == 1 && error.contains("none.tflite"), "{code}: {error}");
+}
+
+#[test]
+fn pose_tells_the_parts_of_the_pipeline() {
+    let Some(picture) = reference("media/pose.jpg") else { return };
+    let seen = json(&["bench", "pose", "--file", picture.to_str().unwrap(), "--runs", "1", "--json"]);
+    for name in ["detector_ms", "static_ms", "pipeline_ms"] {
+        assert!(seen[name].as_f64().unwrap() > 0.0, "{name}");
+    }
+    assert!(seen["landmarks_ms"].is_null(), "one picture follows nobody: {seen}");
+    assert_eq!((&seen["frames"], &seen["people"]), (&1.into(), &1.into()));
+    assert!(seen["static_ms"].as_f64() > seen["detector_ms"].as_f64());
 }

@@ -138,6 +138,16 @@ pub struct Finish {
 }
 
 impl Finish {
+    /// For `n` pixels taken as one.
+    pub(crate) fn repeated(mut self, n: usize) -> Self {
+        for act in [&mut self.before, &mut self.after] {
+            if let Act::Prelu(slopes) = act {
+                *slopes = slopes.repeat(n);
+            }
+        }
+        self
+    }
+
     /// Slopes filled up with zeros to a whole number of vectors, so that kernels load them whole.
     pub(crate) fn padded(mut self, channels: usize) -> Self {
         for act in [&mut self.before, &mut self.after] {
@@ -161,9 +171,16 @@ pub struct Buffer {
 impl Buffer {
     /// `len` zeros.
     pub fn zeros(len: usize) -> Self {
-        let data = vec![0.0f32; len + PADDING];
+        Self::staggered(len, 0)
+    }
+
+    /// As [`Buffer::zeros`], beginning `lines` cache lines (at most 63) further into its memory: large buffers all begin at the same
+    /// place of a page, and rows of pictures that are read and written together would compete for the same lines of a cache.
+    pub fn staggered(len: usize, lines: usize) -> Self {
+        let skip = lines % 64 * PADDING;
+        let data = vec![0.0f32; len + skip + PADDING];
         // Where the allocator gives no such place the start is as good as any.
-        let start = data.as_ptr().align_offset(64).min(PADDING);
+        let start = skip + data.as_ptr().align_offset(64).min(PADDING);
         Self { data, start, len }
     }
 }
@@ -210,39 +227,69 @@ impl<'a> Tail<'a> {
         Self { finish, residual, channels }
     }
 
-    /// Finishes and stores the vector of `pixel` from channel `c` on.
+    pub(crate) fn has_residual(&self) -> bool {
+        self.residual.is_some()
+    }
+
+    /// Finishes and stores the vectors of `P` neighbouring pixels from `pixel` on, all from channel `c` on.
     ///
     /// # Safety
-    /// The instruction set of `L` is there; `out` holds all pixels, `pixel` and `c` lie in it.
+    /// The instruction set of `L` is there; the channels of the pixels from `c` on are writable behind `out`, which is where the
+    /// picture would begin.
     #[inline(always)]
-    pub(crate) unsafe fn store<L: Lanes>(&self, value: L, out: *mut f32, pixel: usize, c: usize) {
+    pub(crate) unsafe fn store<L: Lanes, const P: usize>(&self, mut v: [L; P], out: *mut f32, pixel: usize, c: usize) {
         // SAFETY: per-channel tables are padded to whole vectors; residual and output are touched within their channels only.
         unsafe {
-            let mut v = apply(&self.finish.before, value, c);
+            apply(&self.finish.before, &mut v, c);
             if let Some(r) = self.residual {
+                let from = r.data.as_ptr().wrapping_add(pixel * r.channels + c);
                 if c + L::N <= r.channels {
-                    v = v.add(L::load(r.data.as_ptr().add(pixel * r.channels + c)));
+                    for p in 0..P {
+                        v[p] = v[p].add(L::load(from.wrapping_add(p * r.channels)));
+                    }
                 } else if c < r.channels {
-                    v = v.add(L::load_n(r.data.as_ptr().add(pixel * r.channels + c), r.channels - c));
+                    for p in 0..P {
+                        v[p] = v[p].add(L::load_n(from.wrapping_add(p * r.channels), r.channels - c));
+                    }
                 }
             }
-            let v = apply(&self.finish.after, v, c);
-            let out = out.add(pixel * self.channels + c);
-            if c + L::N <= self.channels { v.store(out) } else { v.store_n(out, self.channels - c) }
+            apply(&self.finish.after, &mut v, c);
+            let out = out.wrapping_add(pixel * self.channels + c);
+            if c + L::N <= self.channels {
+                for p in 0..P {
+                    v[p].store(out.wrapping_add(p * self.channels));
+                }
+            } else {
+                for p in 0..P {
+                    v[p].store_n(out.wrapping_add(p * self.channels), self.channels - c);
+                }
+            }
         }
     }
 }
 
+/// One decision for all pixels.
+///
 /// # Safety
 /// The instruction set of `L` is there; slopes are padded to whole vectors.
 #[inline(always)]
-unsafe fn apply<L: Lanes>(act: &Act, v: L, c: usize) -> L {
+unsafe fn apply<L: Lanes, const P: usize>(act: &Act, v: &mut [L; P], c: usize) {
     // SAFETY: `c` is a channel, and the table goes on for a vector after the last one.
     unsafe {
         match act {
-            Act::None => v,
-            Act::Clamp(lo, hi) => v.max(L::splat(*lo)).min(L::splat(*hi)),
-            Act::Prelu(slopes) => v.max(L::splat(0.0)).fma(v.min(L::splat(0.0)), L::load(slopes.as_ptr().add(c))),
+            Act::None => {}
+            Act::Clamp(lo, hi) => {
+                let (lo, hi) = (L::splat(*lo), L::splat(*hi));
+                for p in 0..P {
+                    v[p] = v[p].max(lo).min(hi);
+                }
+            }
+            Act::Prelu(slopes) => {
+                let (zero, slopes) = (L::splat(0.0), L::load(slopes.as_ptr().add(c)));
+                for p in 0..P {
+                    v[p] = v[p].max(zero).fma(v[p].min(zero), slopes);
+                }
+            }
         }
     }
 }
@@ -256,7 +303,7 @@ pub(crate) enum Width {
 }
 
 impl Width {
-    /// For `channels` at the level in use.
+    /// For `channels` at the level in use (`usize::MAX`: the widest).
     pub(crate) fn of(channels: usize) -> Self {
         match simd::level() {
             Level::Avx512 if channels > 8 => Self::Sixteen,

@@ -1,5 +1,6 @@
 //! f64 twins of the convolution kernels, and the tests that compare the two on odd shapes at every instruction set.
 
+use super::block::Block;
 use super::conv::{Act, Finish, Padding, Residual, Tail, Width, Window};
 use super::dense::Conv;
 use super::depthwise::Depthwise;
@@ -184,8 +185,7 @@ fn compare_depthwise(w: &Window, seed: u64) {
     let sums = depthwise(w, &x, &weights, &bias);
     for width in Width::available() {
         for f in finishes(w.output[2]) {
-            let mut layer = Depthwise::new(w.clone(), &weights, &bias, f.0.clone()).expect("fits");
-            layer.width = width;
+            let layer = Depthwise::at_width(w.clone(), &weights, &bias, f.0.clone(), width).expect("fits");
             check(|p, r, out| layer.run(p, &x, r, out), &w.output, &sums, &f, &format!("{w:?} {width:?} {f:?}"));
         }
     }
@@ -227,6 +227,54 @@ fn dense_convolutions_equal_their_twin() {
 fn depthwise_convolutions_equal_their_twin() {
     for (i, (input, kernel, stride, dilation, padding)) in geometries().into_iter().enumerate() {
         compare_depthwise(&Window::new(input, input[2], kernel, stride, dilation, padding).expect("valid"), i as u64);
+    }
+}
+
+#[test]
+fn a_block_equals_its_layers_bit_for_bit() {
+    let (one, same) = ([1, 1], Padding::Same);
+    for (i, (input, c, n, kernel, stride, dilation)) in [
+        ([33, 20, 5], 24, 17, [3, 3], one, one),
+        ([64, 9, 16], 40, 24, [5, 5], [2, 2], one),
+        ([17, 3, 8], 8, 8, [3, 3], one, one),
+        ([12, 2, 6], 33, 100, [5, 3], one, [1, 2]),
+        ([40, 5, 3], 16, 3, [3, 3], [3, 1], [2, 1]),
+        ([1, 1, 4], 7, 5, [5, 5], [2, 2], one),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let window = |input, n, kernel, stride, dilation| Window::new(input, n, kernel, stride, dilation, same).expect("valid");
+        let e = window(input, c, one, one, one);
+        let d = window(e.output, c, kernel, stride, dilation);
+        let p = window(d.output, n, one, one, one);
+        let (x, extra) = (noise(i as u64, e.input_len()), noise(8, p.output_len()));
+        let weights = [noise(1, c * input[2]), noise(2, c * d.taps()), noise(3, n * c)];
+        let act = |n: usize| Finish { before: Act::Prelu(noise(4, n)), after: Act::Clamp(-1.0, 6.0) };
+        for width in Width::available() {
+            let expand = || Conv::packed(e.clone(), &weights[0], &noise(5, c), act(c), width).expect("fits");
+            let depthwise = || Depthwise::at_width(d.clone(), &weights[1], &noise(6, c), act(c), width).expect("fits");
+            let project = || Conv::packed(p.clone(), &weights[2], &noise(7, n), act(n), width).expect("fits");
+            let residual = Some(Residual { data: &extra, channels: n });
+            let (mut a, mut b) = (vec![0.0; e.output_len()], vec![0.0; d.output_len()]);
+            let mut wanted = vec![0.0; p.output_len()];
+            let pool = Pool::new(1);
+            expand().run(&pool, &x, None, &mut a);
+            depthwise().run(&pool, &a, None, &mut b);
+            project().run(&pool, &b, residual, &mut wanted);
+            for threads in [1, 3] {
+                let (pool, mut out) = (Pool::new(threads), vec![f32::NAN; p.output_len()]);
+                Block::new(Some(expand()), depthwise(), project()).expect("fits").run(&pool, &x, residual, &mut out);
+                assert_eq!(out, wanted, "{d:?} {width:?}, {threads} threads, all three");
+                out.fill(f32::NAN);
+                Block::new(None, depthwise(), project()).expect("fits").run(&pool, &a, residual, &mut out);
+                assert_eq!(out, wanted, "{d:?} {width:?}, {threads} threads, the last two");
+            }
+        }
+        let project = Conv::new(p.clone(), &weights[2], &[], Finish::default()).expect("fits");
+        let other = Window { input: [p.input[0] + 1, p.input[1], c], output: [p.input[0] + 1, p.input[1], c], ..p };
+        let depthwise = Depthwise::new(other, &weights[1][..c], &[], Finish::default()).expect("fits");
+        assert!(Block::new(None, depthwise, project).is_err(), "layers that do not follow each other");
     }
 }
 

@@ -110,10 +110,12 @@ impl Conv {
             let panels = &self.panels[part(self.panels.len(), i / by_rows, by_panels)];
             if flat {
                 let pixels = part_of.start * ROWS_MAX..(part_of.end * ROWS_MAX).min(rows * cols);
-                self.span(x, 0, pixels, panels, tail, *out);
+                // SAFETY: lengths were checked above; each task has its own pixels or its own panels.
+                unsafe { self.span(x.as_ptr(), 0, pixels, panels, tail, out.0) };
             } else {
                 for y in part_of {
-                    self.span(x, y, 0..cols, panels, tail, *out);
+                    // SAFETY: as above.
+                    unsafe { self.span(x.as_ptr(), y, 0..cols, panels, tail, out.0) };
                 }
             }
         });
@@ -126,9 +128,28 @@ impl Conv {
     }
 
     /// The pixels `xs` of output row `y` (of the whole picture where it is one row).
-    fn span(&self, x: &[f32], y: usize, xs: std::ops::Range<usize>, panels: &[Panel], tail: &Tail, out: Shared) {
-        let call = &Call { conv: self, x, y, tail, out: out.0 };
+    ///
+    /// # Safety
+    /// The input pixels that `xs` see are readable behind `x`, `xs` are writable behind `out` (pixels that are not touched need not be
+    /// there: both are where the whole picture would begin), no other thread writes the panels' channels of them, and `tail` is of
+    /// this layer.
+    unsafe fn span(&self, x: *const f32, y: usize, xs: std::ops::Range<usize>, panels: &[Panel], tail: &Tail, out: *mut f32) {
+        let call = &Call { conv: self, x, y, tail, out };
         by_width!(self.width, span::<L>(call: &Call, xs: std::ops::Range<usize>, panels: &[Panel]));
+    }
+
+    /// [`Conv::span`] of all channels of a layer that [`Conv::is_flat`].
+    ///
+    /// # Safety
+    /// As [`Conv::span`].
+    pub(crate) unsafe fn pixels(&self, x: *const f32, pixels: std::ops::Range<usize>, tail: &Tail, out: *mut f32) {
+        // SAFETY: the caller's contract.
+        unsafe { self.span(x, 0, pixels, &self.panels, tail, out) };
+    }
+
+    /// What [`Tail`] finishes with.
+    pub(crate) fn finish(&self) -> &Finish {
+        &self.finish
     }
 }
 
@@ -138,7 +159,7 @@ const ROWS_MAX: usize = 8;
 /// What the inner loops need of a call.
 struct Call<'a> {
     conv: &'a Conv,
-    x: &'a [f32],
+    x: *const f32,
     y: usize,
     tail: &'a Tail<'a>,
     out: *mut f32,
@@ -179,8 +200,10 @@ unsafe fn row<L: Lanes, const NV: usize>(call: &Call, xs: &std::ops::Range<usize
         // SAFETY: each tile lies in `xs` and, where `inside`, in `inner`.
         unsafe {
             match end - x {
-                // Sixteen registers hold four pixels of three vectors, thirty-two (AVX-512's, NEON's) hold eight.
-                8.. if L::N == 16 || cfg!(target_arch = "aarch64") => x += tile::<L, 8, NV>(call, x, inside, p),
+                // Eight pixels of one vector fit sixteen registers, of two vectors six, of three four; thirty-two registers
+                // (AVX-512's, NEON's) hold eight of three.
+                8.. if NV == 1 || L::N == 16 || cfg!(target_arch = "aarch64") => x += tile::<L, 8, NV>(call, x, inside, p),
+                6.. if NV == 2 => x += tile::<L, 6, NV>(call, x, inside, p),
                 4.. => x += tile::<L, 4, NV>(call, x, inside, p),
                 2.. => x += tile::<L, 2, NV>(call, x, inside, p),
                 _ => x += tile::<L, 1, NV>(call, x, inside, p),
@@ -206,28 +229,27 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize>(call: &Call, x0: usiz
         let mut acc = [bias; MR];
         for ky in rows {
             let iy = call.y * w.stride[0] + ky * w.dilation[0] - w.pad[0];
-            let line = call.x.as_ptr().add(iy * w.input[1] * c);
+            let line = call.x.wrapping_add(iy * w.input[1] * c);
             let weights = weights.add(ky * w.kernel[1] * c * wide);
             if inside && (w.dilation[1] == 1 || w.kernel[1] == 1) {
                 // The taps of a row are neighbours in memory: one long run of products.
-                let at = |r: usize| line.add(((x0 + r) * w.stride[1] - w.pad[1]) * c);
+                let at = |r: usize| line.wrapping_add(((x0 + r) * w.stride[1] - w.pad[1]) * c);
                 accumulate(&mut acc, &std::array::from_fn(at), weights, w.kernel[1] * c);
                 continue;
             }
             for kx in 0..w.kernel[1] {
                 let at = |r: usize| {
                     let col = ((x0 + r) * w.stride[1] + kx * w.dilation[1]).wrapping_sub(w.pad[1]);
-                    if col < w.input[1] { line.add(col * c) } else { conv.zeros.as_ptr() }
+                    if col < w.input[1] { line.wrapping_add(col * c) } else { conv.zeros.as_ptr() }
                 };
                 accumulate(&mut acc, &std::array::from_fn(at), weights.add(kx * c * wide), c);
             }
         }
-        for (r, acc) in acc.into_iter().enumerate() {
-            let pixel = call.y * w.output[1] + x0 + r;
-            for (j, v) in acc.into_iter().enumerate() {
-                if p.col + j * L::N < w.output[2] {
-                    call.tail.store(v, call.out, pixel, p.col + j * L::N);
-                }
+        let pixel = call.y * w.output[1] + x0;
+        for j in 0..NV {
+            let c = p.col + j * L::N;
+            if c < w.output[2] {
+                call.tail.store::<L, MR>(std::array::from_fn(|r| acc[r][j]), call.out, pixel, c);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! CPU kernels. `reference` holds the plain f64 twins that every fast kernel is tested against.
 
 pub mod attention;
+pub mod block;
 pub mod conv;
 #[cfg(test)]
 mod conv_reference;

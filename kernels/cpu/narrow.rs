@@ -2,7 +2,7 @@
 //! output channels would be nearly empty.
 
 use super::conv::{Shared, Tail, Width, Window, by_width, part, tasks};
-use super::lanes::Lanes;
+use super::lanes::{Lanes, Plain};
 use crate::Pool;
 
 /// Products of a pixel from which this beats a panel of output channels.
@@ -46,57 +46,95 @@ pub(crate) fn run(pool: &Pool, call: &Call, out: &mut [f32]) {
 /// The instruction set of `L` is there; no other task writes row `y` of `out`.
 #[inline(always)]
 unsafe fn row<L: Lanes>(call: &Call, y: usize, out: *mut f32) {
+    let (inner, rows) = (call.window.interior(), call.window.inside(0, y));
+    let mut x = 0;
+    while x < call.window.output[1] {
+        // Taps of a row inside the picture lie side by side, unless dilated.
+        let left = if inner.contains(&x) { inner.end - x } else { 0 };
+        // SAFETY: `rows` and `taps` name taps inside the picture, of all pixels of a tile; the row is this task's.
+        unsafe {
+            if left >= 8 {
+                tile::<L, 8>(call, [y, x], &rows, 0..call.window.kernel[1], out);
+                x += 8;
+            } else {
+                tile::<L, 1>(call, [y, x], &rows, call.window.inside(1, x), out);
+                x += 1;
+            }
+        }
+    }
+}
+
+/// `P` pixels from `(y, x)`: as many chains of sums, so that none waits for another.
+///
+/// # Safety
+/// As [`row`]; `rows` and `taps` are taps inside the picture, of every pixel.
+#[inline(always)]
+unsafe fn tile<L: Lanes, const P: usize>(
+    call: &Call,
+    [y, x]: [usize; 2],
+    rows: &std::ops::Range<usize>,
+    taps: std::ops::Range<usize>,
+    out: *mut f32,
+) {
     let w = call.window;
     let (c, n) = (w.input[2], w.output[2]);
-    let (inner, rows) = (w.interior(), w.inside(0, y));
-    for x in 0..w.output[1] {
-        // Taps of a row inside the picture lie side by side, unless dilated.
-        let taps = if inner.contains(&x) { 0..w.kernel[1] } else { w.inside(1, x) };
-        let mut sums = [0.0f32; 16];
-        for o in 0..n {
-            // SAFETY: `rows` and `taps` name taps inside the picture, weights have one row of `c` floats a tap.
-            unsafe {
-                let mut acc = L::splat(0.0);
-                for ky in rows.clone() {
-                    let iy = y * w.stride[0] + ky * w.dilation[0] - w.pad[0];
-                    let at = |kx: usize| (iy * w.input[1] + x * w.stride[1] + kx * w.dilation[1] - w.pad[1]) * c;
-                    let weight = |kx: usize| ((o * w.kernel[0] + ky) * w.kernel[1] + kx) * c;
-                    if w.dilation[1] == 1 && !taps.is_empty() {
-                        let from = (call.x.as_ptr().add(at(taps.start)), call.weights.as_ptr().add(weight(taps.start)));
-                        acc = dot(acc, from.0, from.1, taps.len() * c);
-                        continue;
-                    }
-                    for kx in taps.clone() {
-                        acc = dot(acc, call.x.as_ptr().add(at(kx)), call.weights.as_ptr().add(weight(kx)), c);
-                    }
+    let mut sums = [[0.0f32; 4]; P];
+    for o in 0..n {
+        // SAFETY: the caller's contract; weights have one row of `c` floats a tap.
+        unsafe {
+            let mut acc = [L::splat(0.0); P];
+            for ky in rows.clone() {
+                let iy = y * w.stride[0] + ky * w.dilation[0] - w.pad[0];
+                let at = |kx: usize| (iy * w.input[1] + x * w.stride[1] + kx * w.dilation[1] - w.pad[1]) * c;
+                let weight = |kx: usize| ((o * w.kernel[0] + ky) * w.kernel[1] + kx) * c;
+                // Neighbouring taps are one long run.
+                let joined = w.dilation[1] == 1 && !taps.is_empty();
+                let (runs, len) = if joined { (1, taps.len() * c) } else { (taps.len(), c) };
+                for kx in taps.start..taps.start + runs {
+                    let (x, weights) = (call.x.as_ptr().add(at(kx)), call.weights.as_ptr().add(weight(kx)));
+                    dots(&mut acc, x, w.stride[1] * c, weights, len);
                 }
+            }
+            for (sums, acc) in sums.iter_mut().zip(acc) {
                 let mut lanes = [0.0f32; 16];
                 acc.store(lanes.as_mut_ptr());
                 sums[o] = tree(&lanes) + call.bias[o];
             }
         }
-        // SAFETY: the row is this task's; lanes beyond the channels are not written.
-        unsafe { call.tail.store(L::load(sums.as_ptr()), out, y * w.output[1] + x, 0) };
+    }
+    // Of four lanes, which every processor has: wider ones would be stored under a mask, which is slow.
+    // SAFETY: the row is this task's; lanes beyond the channels are not written.
+    unsafe {
+        let mut v = [Plain::splat(0.0); P];
+        for p in 0..P {
+            v[p] = Plain::load(sums[p].as_ptr());
+        }
+        call.tail.store(v, out, y * w.output[1] + x, 0);
     }
 }
 
-/// `acc + a * b`, lane by lane over `len` floats.
+/// `acc[p] + a[p] * b`, lane by lane over `len` floats; the `a` lie `step` floats apart.
 ///
 /// # Safety
-/// The instruction set of `L` is there; `len` floats are readable at `a` and `b`.
+/// The instruction set of `L` is there; `len` floats are readable at each `a` and at `b`.
 #[inline(always)]
-unsafe fn dot<L: Lanes>(mut acc: L, a: *const f32, b: *const f32, len: usize) -> L {
+unsafe fn dots<L: Lanes, const P: usize>(acc: &mut [L; P], a: *const f32, step: usize, b: *const f32, len: usize) {
     let whole = len - len % L::N;
     // SAFETY: the caller's contract.
     unsafe {
         for i in (0..whole).step_by(L::N) {
-            acc = acc.fma(L::load(a.add(i)), L::load(b.add(i)));
+            let b = L::load(b.add(i));
+            for p in 0..P {
+                acc[p] = acc[p].fma(L::load(a.add(p * step + i)), b);
+            }
         }
         if whole < len {
-            acc = acc.fma(L::load_n(a.add(whole), len - whole), L::load_n(b.add(whole), len - whole));
+            let b = L::load_n(b.add(whole), len - whole);
+            for p in 0..P {
+                acc[p] = acc[p].fma(L::load_n(a.add(p * step + whole), len - whole), b);
+            }
         }
     }
-    acc
 }
 
 /// The sum of all lanes, in halves.

@@ -93,7 +93,7 @@ unsafe fn row<L: Lanes>(call: &Call, y: usize) {
                 if call.layer.reduce == Reduce::Mean {
                     acc = acc.mul(L::splat(scale));
                 }
-                call.tail.store(acc, call.out, y * w.output[1] + x, c);
+                call.tail.store([acc], call.out, y * w.output[1] + x, c);
             }
         }
     }

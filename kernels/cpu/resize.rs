@@ -107,7 +107,7 @@ unsafe fn row<L: Lanes>(call: &Call, y: usize) {
                 for i in 1..4 {
                     v = v.fma(load(corners[i]), weights[i]);
                 }
-                call.tail.store(v, call.out, y * call.layer.output[1] + x, c);
+                call.tail.store([v], call.out, y * call.layer.output[1] + x, c);
             }
         }
     }

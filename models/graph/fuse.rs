@@ -3,6 +3,7 @@
 use super::ir::{Data, Value};
 use super::layer::{Kind, Layer, Simple, Weighted};
 use super::resolve::Resolved;
+use dreamseed_kernels::cpu::block::Block;
 use dreamseed_kernels::cpu::conv::{Act, Finish};
 use dreamseed_kernels::cpu::elementwise::{Binary, Broadcast};
 
@@ -18,6 +19,50 @@ pub(crate) fn fuse(graph: &mut Resolved) {
     graph.layers = fuser.layers.into_iter().flatten().collect();
     resize_last(graph);
     drop_unused(graph);
+    join_blocks(graph);
+}
+
+/// Depthwise convolutions join the pointwise ones around them where nothing else reads what lies between.
+fn join_blocks(graph: &mut Resolved) {
+    let mut uses = vec![0; graph.values.len()];
+    graph.outputs.iter().for_each(|&o| uses[o] += 1);
+    graph.layers.iter().flat_map(|l| l.inputs.iter().chain(l.residual.iter().map(|r| &r.0))).for_each(|&i| uses[i] += 1);
+    let mut producer = vec![None; graph.values.len()];
+    graph.layers.iter().enumerate().for_each(|(i, l)| producer[l.output] = Some(i));
+    let mut layers: Vec<Option<Layer>> = std::mem::take(&mut graph.layers).into_iter().map(Some).collect();
+    // The layer before, if it has a plain end and this one reader.
+    let before = |layers: &[Option<Layer>], i: usize| {
+        let value = layers[i].as_ref()?.inputs[0];
+        let p = producer[value].filter(|_| uses[value] == 1)?;
+        layers[p].as_ref()?.residual.is_none().then_some(p)
+    };
+    for i in 0..layers.len() {
+        let Some(Layer { kind: Kind::Conv(project), .. }) = &layers[i] else { continue };
+        let Some(p) = before(&layers, i) else { continue };
+        let Some(Layer { kind: Kind::Depthwise(d), .. }) = &layers[p] else { continue };
+        if !Block::joins(&d.window, &project.window) {
+            continue;
+        }
+        let q = before(&layers, p).filter(|&q| match layers[q].as_ref().map(|l| &l.kind) {
+            Some(Kind::Conv(e)) => Block::joins_before(&e.window, &d.window),
+            _ => false,
+        });
+        let (project, d) = (project.clone(), d.clone());
+        let Some(middle) = layers[p].take() else { continue };
+        let mut input = middle.inputs[0];
+        let expand = q.and_then(|q| layers[q].take()).and_then(|l| match l.kind {
+            Kind::Conv(e) => {
+                input = l.inputs[0];
+                Some((e, l.finish))
+            }
+            _ => None,
+        });
+        if let Some(last) = &mut layers[i] {
+            last.kind = Kind::Block { expand, depthwise: (d, middle.finish), project };
+            last.inputs = vec![input];
+        }
+    }
+    graph.layers = layers.into_iter().flatten().collect();
 }
 
 /// A 1x1 convolution of an enlarged picture is the enlarged picture of the convolution (both are linear, and the weights of an

@@ -22,8 +22,18 @@ pub(crate) struct Layer {
 pub(crate) enum Kind {
     Conv(Weighted),
     Depthwise(Weighted),
+    /// A depthwise convolution with the pointwise ones around it. The layer's finish and residual are the last one's.
+    Block {
+        expand: Option<(Weighted, Finish)>,
+        depthwise: (Weighted, Finish),
+        project: Weighted,
+    },
     Pooling(Window, Reduce),
-    Resize { input: [usize; 3], size: [usize; 2], centres: Centres },
+    Resize {
+        input: [usize; 3],
+        size: [usize; 2],
+        centres: Centres,
+    },
     Simple(Simple),
 }
 

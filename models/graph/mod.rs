@@ -86,7 +86,7 @@ impl Network {
 
     /// Buffers to run in. Sessions are independent: one a thread of control.
     pub fn session(&self) -> Session {
-        let slots = self.plan.slots.iter().map(|&n| Buffer::zeros(n)).collect();
+        let slots = self.plan.slots.iter().enumerate().map(|(i, &n)| Buffer::staggered(n, 23 * i)).collect();
         Session { network: self.clone(), slots }
     }
 
@@ -159,6 +159,7 @@ impl Session {
         match &step.run {
             Run::Conv(conv) => conv.run(pool, a, residual, out),
             Run::Depthwise(conv) => conv.run(pool, a, residual, out),
+            Run::Block(block) => block.run(pool, a, residual, out),
             Run::Pooling(layer) => layer.run(pool, a, out),
             Run::Resize(layer) => layer.run(pool, a, residual, out),
             Run::Simple(op) => op.run(a, step.b.map_or(&[], operand), out),
@@ -189,6 +190,11 @@ fn describe(step: &Step) -> String {
     match &step.run {
         Run::Conv(c) => window("conv", c.window()),
         Run::Depthwise(c) => window("depthwise", c.window()),
+        Run::Block(b) => {
+            let (first, d, last) = b.windows();
+            let (input, output) = (first.input, last.output);
+            format!("block {input:?} through {:?} to {output:?} kernel {:?} stride {:?}{end}", d.input, d.kernel, d.stride)
+        }
         Run::Pooling(p) => window("pool", p.window()),
         Run::Resize(r) => format!("resize to {:?}{end}", r.output()),
         Run::Simple(op) => {

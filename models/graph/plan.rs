@@ -1,10 +1,11 @@
 //! The flat plan: layers with packed weights, and buffers shared by values that are not alive at the same time.
 
 use super::ir::{Data, limits};
-use super::layer::{Kind, Layer, Simple};
+use super::layer::{Kind, Layer, Simple, Weighted};
 use super::resolve::Resolved;
 use crate::weights::{Error, Result};
-use dreamseed_kernels::cpu::{dense::Conv, depthwise::Depthwise, pooling::Pooling, resize::Resize};
+use dreamseed_kernels::cpu::conv::{Finish, WindowError};
+use dreamseed_kernels::cpu::{block::Block, dense::Conv, depthwise::Depthwise, pooling::Pooling, resize::Resize};
 use std::sync::Arc;
 
 /// Where an operand's elements are.
@@ -29,6 +30,7 @@ pub(crate) struct Step {
 pub(crate) enum Run {
     Conv(Conv),
     Depthwise(Depthwise),
+    Block(Box<Block>),
     Pooling(Pooling),
     Resize(Resize),
     Simple(Simple),
@@ -63,6 +65,20 @@ pub(crate) fn plan(graph: &Resolved) -> Result<Plan> {
         p.layer(i, layer)?;
     }
     p.finish()
+}
+
+fn dense(w: &Weighted, finish: Finish) -> std::result::Result<Conv, WindowError> {
+    Conv::new(w.window.clone(), &w.weights, &w.bias, finish)
+}
+
+fn depthwise(w: &Weighted, finish: Finish) -> std::result::Result<Depthwise, WindowError> {
+    Depthwise::new(w.window.clone(), &w.weights, &w.bias, finish)
+}
+
+/// Multiply-adds of a convolution: one for each weight and pixel.
+fn macs(w: &Weighted) -> u64 {
+    let pixels = w.window.output[..2].iter().map(|&n| n as u64).product::<u64>();
+    pixels.saturating_mul(w.weights.len() as u64)
 }
 
 struct Planner<'a> {
@@ -101,20 +117,17 @@ impl<'a> Planner<'a> {
         let (a, b) = (self.operand(layer.inputs[0])?, layer.inputs.get(1).map(|&v| self.operand(v)).transpose()?);
         let residual = layer.residual.map(|(v, c)| self.operand(v).map(|(p, n)| (p, n, c))).transpose()?;
         let out = (self.slot(layer.output), elements(self.graph, layer.output));
-        let fail = |e: dreamseed_kernels::cpu::conv::WindowError| Error::Tensor {
-            name: self.graph.values[layer.output].name.clone(),
-            problem: e.to_string(),
-        };
+        let fail =
+            |e: WindowError| Error::Tensor { name: self.graph.values[layer.output].name.clone(), problem: e.to_string() };
         let finish = layer.finish.clone();
         let (run, macs) = match &layer.kind {
-            Kind::Conv(w) => {
-                let conv = Conv::new(w.window.clone(), &w.weights, &w.bias, finish).map_err(fail)?;
-                let macs = out.1 as u64 * w.window.taps() as u64 * w.window.input[2] as u64;
-                (Run::Conv(conv), macs)
-            }
-            Kind::Depthwise(w) => {
-                let macs = out.1 as u64 * w.window.taps() as u64;
-                (Run::Depthwise(Depthwise::new(w.window.clone(), &w.weights, &w.bias, finish).map_err(fail)?), macs)
+            Kind::Conv(w) => (Run::Conv(dense(w, finish).map_err(fail)?), macs(w)),
+            Kind::Depthwise(w) => (Run::Depthwise(depthwise(w, finish).map_err(fail)?), macs(w)),
+            Kind::Block { expand, depthwise: d, project } => {
+                let first = expand.as_ref().map(|(w, finish)| dense(w, finish.clone())).transpose().map_err(fail)?;
+                let (middle, last) = (depthwise(&d.0, d.1.clone()).map_err(fail)?, dense(project, finish).map_err(fail)?);
+                let all = [&d.0, project].into_iter().chain(expand.as_ref().map(|e| &e.0)).map(macs);
+                (Run::Block(Box::new(Block::new(first, middle, last).map_err(fail)?)), all.fold(0, u64::saturating_add))
             }
             Kind::Pooling(window, reduce) => {
                 let macs = (out.1 as u64).saturating_mul(window.taps() as u64);

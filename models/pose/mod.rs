@@ -45,6 +45,11 @@ impl Pose {
         Ok(self)
     }
 
+    /// What finds people where none is followed.
+    pub fn detector(&self) -> &Detector {
+        &self.detector
+    }
+
     /// A tracker for one clip or camera.
     pub fn tracker(&self, options: Options) -> Tracker<'_> {
         Tracker::new(self, options)

@@ -3,21 +3,21 @@
 mod batch;
 mod grammar;
 mod llm;
+mod net;
 mod perplexity;
+mod pose;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{Args, Subcommand};
-use dreamseed_models::pose::Options as PoseOptions;
 use dreamseed_models::{decoder, whisper};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::{emit, emit_json, engine, open_pictures};
+use super::{emit, emit_json, engine};
 use crate::config::Config;
-use crate::extract::view;
 use crate::{Engine, Error, Result, media};
 
 /// Arguments of `bench`.
@@ -54,6 +54,8 @@ pub enum What {
         #[arg(long, value_name = "FILE")]
         file: PathBuf,
     },
+    /// Milliseconds a run of one network file, beside what the arithmetic allows
+    Net(net::NetArgs),
     /// Milliseconds a frame: detector, landmarks, tracking
     Pose {
         /// lite, full, heavy or a file
@@ -77,7 +79,8 @@ pub(super) fn run(config: Config, args: BenchArgs) -> Result<()> {
         What::Perplexity(perplexity) => show(args.json, &perplexity::run(&engine, perplexity)?),
         What::Grammar(grammar) => show(args.json, &grammar::run(&engine, grammar, runs)?),
         What::Speech { model, file } => show(args.json, &speech(&engine, model.as_deref(), file, runs)?),
-        What::Pose { model, file } => show(args.json, &pose(&engine, model, file, runs)?),
+        What::Net(net) => show(args.json, &net::run(&engine, net, runs)?),
+        What::Pose { model, file } => show(args.json, &pose::run(&engine, model, file, runs)?),
     }
 }
 
@@ -145,43 +148,6 @@ fn speech(engine: &Engine, model: Option<&str>, file: &std::path::Path, runs: us
         threads: engine.pool().threads(),
         peak_rss_mb: peak_rss_mb(),
     })
-}
-
-#[derive(Serialize)]
-struct PoseResult {
-    frames: usize,
-    /// Each frame on its own: detector and landmarks.
-    static_ms: f64,
-    /// Tracked: landmarks, the detector only when a person is lost.
-    pipeline_ms: f64,
-    people: usize,
-    threads: usize,
-    peak_rss_mb: u64,
-}
-
-fn pose(engine: &Engine, model: &str, file: &std::path::Path, runs: usize) -> Result<PoseResult> {
-    let net = engine.pose(Some(model))?;
-    let frames = open_pictures(engine, file, None)?;
-    if frames.is_empty() {
-        return Err(Error::Media { path: file.into(), problem: "no pictures in it".into() });
-    }
-    let mut people = 0;
-    let mut measure = |smooth: bool| -> Result<f64> {
-        let mut times = Vec::new();
-        for _ in 0..runs {
-            let mut tracker = net.tracker(PoseOptions { smooth, ..PoseOptions::default() });
-            let begin = Instant::now();
-            people = 0;
-            for frame in &frames {
-                people += tracker.track(engine.pool(), &view(frame)?, frame.t)?.len();
-            }
-            times.push(begin.elapsed().as_secs_f64() * 1e3 / frames.len() as f64);
-        }
-        Ok(median(times))
-    };
-    let (static_ms, pipeline_ms) = (measure(false)?, measure(true)?);
-    let threads = engine.pool().threads();
-    Ok(PoseResult { frames: frames.len(), static_ms, pipeline_ms, people, threads, peak_rss_mb: peak_rss_mb() })
 }
 
 pub(super) fn median(mut values: Vec<f64>) -> f64 {
