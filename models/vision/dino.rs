@@ -168,7 +168,7 @@ pub(super) fn name(tensors: &dyn Tensors, layer: &str, part: Part) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::preprocess::cut;
-    use super::super::tests::{Golden, golden, relative_error};
+    use super::super::tests::{Case, Golden, golden, noise, relative_error};
     use super::*;
 
     #[test]
@@ -184,6 +184,23 @@ mod tests {
                 [(&state.x, "out.last"), (&pooled, "out.pooled")].map(|(x, name)| relative_error(x, &golden.floats(name)));
             println!("DINOv2 {precision:?}: {errors:?}");
             assert!(errors.iter().all(|e| *e < bound), "{precision:?}: {errors:?}");
+        }
+    }
+
+    #[test]
+    fn registers_gates_and_other_sizes_equal_transformers() {
+        let pool = Pool::new(2);
+        for name in ["dinov2", "dinov2-swiglu", "dinov2-registers"] {
+            let case = Case::open(name);
+            let model = Dino::open(case.folder().path(), &pool, Precision::Stored).unwrap();
+            for (h, w) in [(28, 28), (21, 35), (49, 42)] {
+                let patches = cut(&noise(3 * h * w, "pixels"), [h, w], 7);
+                let mut state = State::default();
+                model.pool(&pool, &patches, &model.vit.places(patches.grid), &mut state);
+                let error = relative_error(&state.x, &case.output(&format!("{h}x{w}")));
+                println!("{name} {h} x {w}: {error}");
+                assert!(error < 1e-4, "{name} {h} x {w}: {error}");
+            }
         }
     }
 

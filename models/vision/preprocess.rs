@@ -195,3 +195,61 @@ pub fn cut(pixels: &[f32], [height, width]: [usize; 2], patch: usize) -> Patches
     }
     Patches { grid, values }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Case, picture};
+    use super::*;
+
+    #[test]
+    fn pictures_come_out_as_from_the_processors() {
+        let (rgb, case) = (picture(37, 51), Case::open("picture"));
+        let image = Image::new(51, 37, &rgb).unwrap();
+        let half = ([0.5; 3], [0.5; 3]);
+        let clip = ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_58, 0.275_777_11]);
+        for (name, size, filter, crop, (mean, std)) in [
+            ("bilinear", Size::Exact([24, 20]), Filter::Bilinear, None, half),
+            ("bicubic", Size::Exact([24, 20]), Filter::Bicubic, None, half),
+            ("enlarge", Size::Exact([44, 56]), Filter::Bicubic, None, half),
+            ("crop", Size::Shortest(23), Filter::Bicubic, Some([16, 16]), clip),
+        ] {
+            let preprocess = Preprocess { size, filter, crop, mean, std };
+            let seen = preprocess.patches(&image, 4);
+            let wanted = cut(&case.output(name), seen.grid.map(|g| g * 4), 4);
+            let worst = seen.values.iter().zip(&wanted.values).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
+            assert!(seen.values.len() == wanted.values.len() && worst < 1e-5, "{name}: {worst}");
+        }
+    }
+
+    #[test]
+    fn a_processor_file_is_followed_and_its_lies_refused() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let base = Preprocess {
+            size: Size::Shortest(256),
+            filter: Filter::Bicubic,
+            crop: Some([224; 2]),
+            mean: [0.0; 3],
+            std: [1.0; 3],
+        };
+        let of = |text: &str| {
+            std::fs::write(path.path(), text).unwrap();
+            base.clone().or_file(path.path())
+        };
+        assert_eq!(of("{}").unwrap(), base);
+        let seen =
+            of(r#"{"size": {"height": 32, "width": 48}, "do_center_crop": false, "resample": 2, "image_std": [2, 2, 2]}"#);
+        let wanted =
+            Preprocess { size: Size::Exact([32, 48]), filter: Filter::Bilinear, crop: None, mean: [0.0; 3], std: [2.0; 3] };
+        assert_eq!(seen.unwrap(), wanted);
+        for (text, want) in [
+            (r#"{"size": {"shortest_edge": 99999999}}"#, "size is 99999999"),
+            (r#"{"size": {"shortest_edge": 100}}"#, "crop_size [224, 224] is above size"),
+            (r#"{"resample": 1}"#, "resample is 1"),
+            (r#"{"image_std": [1, 0, 1]}"#, "image_std [1.0, 0.0, 1.0]"),
+            (r#"{"rescale_factor": 1}"#, "rescale_factor"),
+        ] {
+            let problem = of(text).unwrap_err().to_string();
+            assert!(problem.contains(want), "{text}: {problem}");
+        }
+    }
+}

@@ -470,8 +470,9 @@ fn name(tower: &str, i: usize, part: Part) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::preprocess::cut;
-    use super::super::tests::{Golden, golden, relative_error};
+    use super::super::tests::{Case, Golden, golden, noise, picture, relative_error};
     use super::*;
+    use crate::image::Image;
 
     #[test]
     fn both_towers_equal_transformers() {
@@ -501,6 +502,58 @@ mod tests {
             let shares = model.shares(&pictures[0], &texts);
             assert!((shares.iter().sum::<f32>() - 1.0).abs() < 1e-5);
         }
+    }
+
+    #[test]
+    fn pictures_of_any_shape_and_size_equal_transformers() {
+        let (pool, mut state) = (Pool::new(2), State::default());
+        let ids: Vec<u32> = noise(8, "ids").iter().map(|v| ((f64::from(*v) + 1.0) * 29.9) as u32).collect();
+        for name in ["siglip", "siglip2"] {
+            let case = Case::open(name);
+            let mut model = SigLip::open(case.folder().path(), &pool, Precision::Stored).unwrap();
+            let text = model.embed_ids(&pool, std::slice::from_ref(&ids)).unwrap().remove(0);
+            let mut errors = vec![relative_error(&text, &unit(case.output("text")))];
+            let mut run = |patches: &Patches, name: String| {
+                let seen = model.pool(&pool, patches, &model.vit.places(patches.grid), &mut state);
+                errors.push(relative_error(&seen, &case.output(&name)));
+            };
+            if name == "siglip" {
+                [32, 48].iter().for_each(|s| run(&cut(&noise(3 * s * s, "pixels"), [*s, *s], 8), s.to_string()));
+            } else {
+                // the whole way of a picture
+                let preprocess = Preprocess { size: Size::Patches(24), ..model.preprocess.clone() };
+                for (h, w) in [(40, 25), (13, 90)] {
+                    let patches = preprocess.patches(&Image::new(w as u32, h as u32, &picture(h, w)).unwrap(), 4);
+                    assert_eq!(patches.grid.map(|g| g as f32)[..], case.output(&format!("{h}x{w}.grid")));
+                    run(&patches, format!("{h}x{w}"));
+                }
+            }
+            println!("{name}: {errors:?}");
+            assert!(errors.iter().all(|e| *e < 1e-4), "{name}: {errors:?}");
+            (model.scale, model.bias) = (10.0, -5.0);
+            let probability = model.probabilities(&[1.0, 0.0], &[vec![1.0, 0.0], vec![0.0, 1.0], vec![0.5, 0.0]]);
+            assert!(
+                (probability[0] - 0.993_307).abs() < 1e-5 && (probability[1] - 0.006_693).abs() < 1e-5 && probability[2] == 0.5
+            );
+        }
+    }
+
+    #[test]
+    fn a_text_is_lower_case_cut_and_padded() {
+        let folder = tempfile::tempdir().unwrap();
+        let vocabulary = r#"{"<pad>": 0, "<eos>": 1, "a": 2, "b": 3}"#;
+        let model = format!(r#"{{"type": "BPE", "vocab": {vocabulary}, "merges": []}}"#);
+        let json = format!(r#"{{"version": "1.0", "added_tokens": [], "model": {model}}}"#);
+        let settings = |text: &str| std::fs::write(folder.path().join("tokenizer_config.json"), text).unwrap();
+        assert!(Words::open(folder.path(), 4).unwrap().is_none());
+        std::fs::write(folder.path().join("tokenizer.json"), json).unwrap();
+        let ids = |text: &str| Words::open(folder.path(), 4).unwrap().unwrap().ids(text, 4).unwrap();
+        assert_eq!(ids("AB"), [2, 3, 0, 0]);
+        settings(r#"{"add_eos_token": true}"#);
+        assert_eq!((ids("AB"), ids("abab"), ids("")), (vec![2, 3, 1, 0], vec![2, 3, 2, 1], vec![1, 0, 0, 0]));
+        settings(r#"{"add_eos_token": true, "padding_side": "left"}"#);
+        assert_eq!(ids("b"), [0, 0, 3, 1]);
+        assert!(Words::open(folder.path(), 1).err().unwrap().to_string().contains("the model has 1"));
     }
 
     #[test]
