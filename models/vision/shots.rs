@@ -244,7 +244,7 @@ mod tests {
     fn a_shaking_or_panning_camera_is_no_cut() {
         let shaking: Vec<_> = (0..90).map(|i| shaken(1, i * 3)).collect();
         assert_eq!(found(&shaking, 15.0), []);
-        let panning: Vec<_> = (0..90).map(|i| scene(1, i as i32 / 3, 0)).collect();
+        let panning: Vec<_> = (0..90).map(|i| scene(1, i / 3, 0)).collect();
         assert_eq!(found(&panning, 15.0), []);
         let noise = |i: usize| (0..W * H * 3).map(|k| (128 + (k * 31 + i * 77) * 2_654_435_761 % 23) as u8).collect::<Vec<_>>();
         assert_eq!(found(&(0..60).map(noise).collect::<Vec<_>>(), 15.0), []);
