@@ -1,124 +1,236 @@
-//! Vision encoders: SigLIP / SigLIP2 (fixed size), pictures and texts into one embedding space (Zhai et al. 2023).
-//!
-//! Not hot in a lesson, so this is plain candle: the same code runs on the CPU and, with the feature `cuda`, on the GPU.
+//! Vision encoders on the project's kernels: SigLIP and SigLIP 2 (pictures and texts in one space), DINOv2 (pictures alone), and
+//! ViTPose (17 body points by a transformer).
+
+pub mod dino;
+pub mod encoder;
+pub mod load;
+pub mod preprocess;
+pub mod resample;
+pub mod shots;
+pub mod siglip;
+pub mod vit;
+pub mod vitpose;
 
 use std::path::Path;
 
-use candle_core::{DType, Device, IndexOp, Tensor};
-use candle_nn::VarBuilder;
-use candle_transformers::models::siglip;
+use dreamseed_kernels::{Activation, Pool};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
-use crate::weights::{Error, Result, read_whole};
+use crate::image::Image;
+use crate::weights::{Error, Result, TEXT, read_whole};
+use encoder::State;
+use load::Tensors;
 
-/// Largest side of the input, layers, width and vocabulary that are believed: well above every published model.
-const LIMIT: usize = 1 << 20;
+pub use load::Precision;
+pub use siglip::SigLip;
 
-/// A SigLIP model with both towers.
-pub struct SigLip {
-    model: siglip::Model,
-    config: siglip::Config,
-    device: Device,
+/// Mean and deviation of the colours of ImageNet.
+const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+
+/// A model that turns pictures into vectors.
+pub enum Vision {
+    /// Pictures and texts.
+    SigLip(Box<SigLip>),
+    /// Pictures alone.
+    Dino(Box<dino::Dino>),
 }
 
-fn failed(path: &Path, what: impl std::fmt::Display) -> Error {
-    Error::Tensor { name: path.display().to_string(), problem: what.to_string() }
+/// Buffers of a series of pictures: made by the first, kept for those of its size.
+#[derive(Default)]
+pub struct Session {
+    state: State,
+    grid: [usize; 2],
+    places: Vec<f32>, // (grid, width)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    read_whole(path, 16 << 30).map_err(|source| Error::Io { path: path.into(), source })
+#[derive(Deserialize)]
+struct Kind {
+    model_type: String,
 }
 
-impl SigLip {
-    /// From a folder with `config.json` and `model.safetensors` as Hugging Face transformers writes them.
-    pub fn open(folder: &Path, device: &Device) -> Result<Self> {
+impl Vision {
+    /// From a folder as transformers writes it: `config.json` says which model it is.
+    ///
+    /// # Errors
+    /// Missing or damaged files, a model that this version does not run, settings that no model has (by field), tensors of
+    /// another shape (by name).
+    pub fn open(folder: &Path, pool: &Pool, precision: Precision) -> Result<Self> {
         let path = folder.join("config.json");
-        let config: siglip::Config = serde_json::from_slice(&read(&path)?).map_err(|e| failed(&path, e))?;
-        check(&config).map_err(|problem| failed(&path, problem))?;
-        let path = folder.join("model.safetensors");
-        let weights = VarBuilder::from_buffered_safetensors(read(&path)?, DType::F32, device).map_err(|e| failed(&path, e))?;
-        let model = siglip::Model::new(&config, weights).map_err(|e| failed(&path, e))?;
-        Ok(Self { model, config, device: device.clone() })
-    }
-
-    /// Width and height that [`SigLip::embed_pictures`] takes.
-    pub fn side(&self) -> usize {
-        self.config.vision_config.image_size
-    }
-
-    /// Embeddings of unit length, one a picture. `pixels`: (n, 3, side, side), (value / 255 - 0.5) / 0.5.
-    pub fn embed_pictures(&self, pixels: &[f32]) -> Result<Vec<Vec<f32>>> {
-        let side = self.side();
-        let shape = (pixels.len() / (3 * side * side).max(1), 3, side, side);
-        self.run(|| {
-            let pixels = Tensor::from_slice(pixels, shape, &self.device)?;
-            unit_rows(&self.model.get_image_features(&pixels)?)
-        })
-    }
-
-    /// Embeddings of unit length, one a text. Each row of `ids` has the model's full text length, padded.
-    pub fn embed_texts(&self, ids: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
-        let text = &self.config.text_config;
-        if let Some(bad) = ids.iter().flatten().find(|&&id| id as usize >= text.vocab_size) {
-            return Err(Error::Unsupported(format!("token {bad}: the vocabulary has {}", text.vocab_size)));
+        match read_json::<Kind>(&path)?.model_type.as_str() {
+            "siglip" | "siglip2" => SigLip::open(folder, pool, precision).map(|m| Self::SigLip(Box::new(m))),
+            "dinov2" | "dinov2_with_registers" => dino::Dino::open(folder, pool, precision).map(|m| Self::Dino(Box::new(m))),
+            other => {
+                let known = "siglip, siglip2, dinov2 and dinov2_with_registers";
+                Err(unsupported(&path, format!("model_type is {other:?}: {known} are allowed")))
+            }
         }
-        if let Some(row) = ids.iter().find(|r| r.len() != text.max_position_embeddings) {
-            let problem = format!("a text of {} tokens: {} are needed, padded", row.len(), text.max_position_embeddings);
-            return Err(Error::Unsupported(problem));
-        }
-        let flat: Vec<u32> = ids.concat();
-        self.run(|| {
-            let ids = Tensor::from_slice(&flat, (ids.len(), text.max_position_embeddings), &self.device)?;
-            unit_rows(&self.model.get_text_features(&ids)?)
-        })
     }
 
-    fn run(&self, f: impl FnOnce() -> candle_core::Result<Vec<Vec<f32>>>) -> Result<Vec<Vec<f32>>> {
-        f().map_err(|e| Error::Unsupported(format!("SigLIP: {e}")))
+    /// The model with words, where it is one.
+    pub fn siglip(&self) -> Option<&SigLip> {
+        match self {
+            Self::SigLip(model) => Some(model),
+            Self::Dino(_) => None,
+        }
+    }
+
+    /// The embedding of a picture, of unit length.
+    pub fn embed(&self, pool: &Pool, image: &Image, session: &mut Session) -> Vec<f32> {
+        let (vit, preprocess) = match self {
+            Self::SigLip(model) => (model.vit(), model.preprocess()),
+            Self::Dino(model) => (model.vit(), model.preprocess()),
+        };
+        let patches = preprocess.patches(image, vit.config().patch);
+        if session.grid != patches.grid
+            || session.places.len() != patches.grid[0] * patches.grid[1] * vit.config().encoder.width
+        {
+            (session.grid, session.places) = (patches.grid, vit.places(patches.grid));
+        }
+        siglip::unit(match self {
+            Self::SigLip(model) => model.pool(pool, &patches, &session.places, &mut session.state),
+            Self::Dino(model) => model.pool(pool, &patches, &session.places, &mut session.state).to_vec(),
+        })
     }
 }
 
-fn unit_rows(x: &Tensor) -> candle_core::Result<Vec<Vec<f32>>> {
-    let rows = x.dim(0)?;
-    let x = x.broadcast_div(&x.sqr()?.sum_keepdim(1)?.sqrt()?.clamp(1e-12, f64::MAX)?)?;
-    (0..rows).map(|i| x.i(i)?.to_vec1()).collect()
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let bytes = read_whole(path, TEXT).map_err(|source| Error::Io { path: path.into(), source })?;
+    serde_json::from_slice(&bytes).map_err(|e| Error::Field {
+        format: "JSON",
+        field: path.display().to_string(),
+        offset: e.column() as u64,
+        problem: e.to_string(),
+    })
 }
 
-/// What candle would divide by or multiply without asking.
-fn check(config: &siglip::Config) -> std::result::Result<(), String> {
-    let (t, v) = (&config.text_config, &config.vision_config);
-    for (name, value) in [
-        ("text_config.hidden_size", t.hidden_size),
-        ("text_config.num_attention_heads", t.num_attention_heads),
-        ("text_config.intermediate_size", t.intermediate_size),
-        ("text_config.max_position_embeddings", t.max_position_embeddings),
-        ("text_config.vocab_size", t.vocab_size),
-        ("vision_config.hidden_size", v.hidden_size),
-        ("vision_config.num_attention_heads", v.num_attention_heads),
-        ("vision_config.intermediate_size", v.intermediate_size),
-        ("vision_config.num_channels", v.num_channels),
-        ("vision_config.image_size", v.image_size),
-        ("vision_config.patch_size", v.patch_size),
-    ] {
-        if !(1..=LIMIT).contains(&value) {
-            return Err(format!("{name} is {value}: 1 to {LIMIT} is allowed"));
-        }
-    }
-    let heads = [(t.hidden_size, t.num_attention_heads), (v.hidden_size, v.num_attention_heads)];
-    match heads.iter().find(|(width, heads)| width % heads != 0) {
-        Some((width, heads)) => Err(format!("hidden_size {width} is no multiple of num_attention_heads {heads}")),
-        None if v.patch_size > v.image_size => Err(format!("patch_size {} is above image_size {}", v.patch_size, v.image_size)),
-        None => Ok(()),
-    }
+fn unsupported(path: &Path, problem: String) -> Error {
+    Error::Unsupported(format!("{}: {problem}", path.display()))
+}
+
+/// transformers' name of an activation.
+fn activation(name: &str) -> std::result::Result<Activation, String> {
+    Ok(match name {
+        "gelu" => Activation::Gelu,
+        "gelu_pytorch_tanh" | "gelu_new" => Activation::GeluTanh,
+        "silu" | "swish" => Activation::Silu,
+        "relu" => Activation::Relu,
+        other => return Err(format!("hidden_act is {other:?}: gelu, gelu_pytorch_tanh, silu or relu is allowed")),
+    })
+}
+
+fn only_colour(channels: usize) -> std::result::Result<(), String> {
+    if channels == 3 { Ok(()) } else { Err(format!("num_channels is {channels}: 3 is allowed")) }
+}
+
+/// The first of two names whose tensor is in the file, under `prefix`.
+fn either(tensors: &dyn Tensors, prefix: &str, names: [&str; 2]) -> Option<String> {
+    let there = |name: &&&str| tensors.shape(&format!("{prefix}{name}.weight")).is_some();
+    names.iter().find(there).map(|name| format!("{prefix}{name}"))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(crate) mod tests {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
 
-    fn golden() -> Option<std::path::PathBuf> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let base = std::env::var("DREAMSEED_REFERENCE").map_or_else(|_| root.join("../../shared/reference"), Into::into);
-        let folder = base.join("golden/siglip");
+    use super::*;
+    use crate::weights::safetensors;
+
+    /// Repeatable values in -1..1, as tests/golden/make_vision.py makes them.
+    pub(crate) fn noise(n: usize, seed: &str) -> Vec<f32> {
+        let mut state = seed.bytes().fold(0x9E37_79B9u32, |s, b| (s ^ u32::from(b)).wrapping_mul(0x0100_0193));
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    /// The 8-bit picture that the processors were given.
+    pub(crate) fn picture(height: usize, width: usize) -> Vec<u8> {
+        noise(height * width * 3, "picture").iter().map(|v| ((f64::from(*v) + 1.0) * 127.99) as u8).collect()
+    }
+
+    #[derive(Deserialize)]
+    struct Rules {
+        config: serde_json::Value,
+        tensors: BTreeMap<String, (Vec<usize>, f32, f32)>,
+    }
+
+    /// A small random model and what transformers makes with it.
+    pub(crate) struct Case {
+        name: String,
+        rules: Option<Rules>,
+        outputs: safetensors::File,
+    }
+
+    impl Case {
+        pub(crate) fn open(name: &str) -> Self {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("vision/golden");
+            let mut all: BTreeMap<String, Rules> = read_json(&folder.join("cases.json")).unwrap();
+            let outputs = safetensors::File::open(&folder.join("outputs.safetensors")).unwrap();
+            Self { name: name.into(), rules: all.remove(name), outputs }
+        }
+
+        /// As transformers saves it.
+        pub(crate) fn folder(&self) -> tempfile::TempDir {
+            let (folder, rules) = (tempfile::tempdir().unwrap(), self.rules.as_ref().unwrap());
+            let bytes = rules.tensors.iter().map(|(name, (shape, scale, offset))| {
+                let values = noise(shape.iter().product(), name);
+                (name, shape, values.iter().flat_map(|v| (offset + scale * v).to_le_bytes()).collect::<Vec<u8>>())
+            });
+            let bytes: Vec<_> = bytes.collect();
+            let views = bytes.iter().map(|(name, shape, bytes)| {
+                let dtype = ::safetensors::Dtype::F32;
+                (name.as_str(), ::safetensors::tensor::TensorView::new(dtype, shape.to_vec(), bytes).unwrap())
+            });
+            std::fs::write(folder.path().join("model.safetensors"), ::safetensors::serialize(views, None).unwrap()).unwrap();
+            std::fs::write(folder.path().join("config.json"), rules.config.to_string()).unwrap();
+            folder
+        }
+
+        pub(crate) fn output(&self, name: &str) -> Vec<f32> {
+            self.outputs.tensor(&format!("{}.{name}", self.name)).unwrap().values.into_f32()
+        }
+    }
+
+    #[test]
+    fn any_model_embeds_any_picture_and_others_are_refused() {
+        let pool = Pool::new(2);
+        for name in ["siglip2", "siglip", "dinov2", "dinov2-registers"] {
+            let model = Vision::open(Case::open(name).folder().path(), &pool, Precision::Stored).unwrap();
+            let mut session = Session::default();
+            for (w, h) in [(1, 1), (300, 2), (64, 48), (5, 700), (64, 48)] {
+                let image = vec![90; w * h * 3];
+                let x = model.embed(&pool, &Image::new(w as u32, h as u32, &image).unwrap(), &mut session);
+                assert!((x.iter().map(|v| v * v).sum::<f32>() - 1.0).abs() < 1e-4, "{name} {w} x {h}");
+            }
+        }
+        let folder = Case::open("vitpose").folder();
+        let refused = Vision::open(folder.path(), &pool, Precision::Stored).err().unwrap().to_string();
+        assert!(refused.contains("model_type is \"vitpose\""), "{refused}");
+    }
+
+    #[test]
+    fn a_tensor_of_another_shape_is_refused_by_name() {
+        let (pool, mut case) = (Pool::new(1), Case::open("dinov2"));
+        let rules = case.rules.as_mut().unwrap();
+        rules.config["hidden_size"] = 64.into();
+        let refused = Vision::open(case.folder().path(), &pool, Precision::Stored).err().unwrap().to_string();
+        assert!(refused.contains("embeddings.") && refused.contains("32") && refused.contains("64"), "{refused}");
+        let rules = case.rules.as_mut().unwrap();
+        rules.config["hidden_size"] = 32.into();
+        rules.tensors.remove("layernorm.bias").unwrap();
+        let refused = Vision::open(case.folder().path(), &pool, Precision::Stored).err().unwrap().to_string();
+        assert!(refused.contains("layernorm.bias") && refused.contains("not in the file"), "{refused}");
+    }
+
+    /// A folder of golden outputs; `None`, with a message, where it is absent.
+    pub(crate) fn golden(name: &str) -> Option<PathBuf> {
+        let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/reference");
+        let root = std::env::var_os("DREAMSEED_REFERENCE").map_or(beside, PathBuf::from);
+        let folder = root.join("golden").join(name);
         let there = folder.exists();
         if !there {
             eprintln!("skipped: {} is not there", folder.display());
@@ -126,31 +238,27 @@ mod tests {
         there.then_some(folder)
     }
 
-    #[test]
-    fn both_towers_equal_the_reference() {
-        let Some(folder) = golden() else { return };
-        let model = SigLip::open(&folder, &Device::Cpu).unwrap();
-        let golden = candle_core::safetensors::load(folder.join("golden.safetensors"), &Device::Cpu).unwrap();
-        let pixels: Vec<f32> = golden["in.pixel_values"].flatten_all().unwrap().to_vec1().unwrap();
-        let ids: Vec<Vec<i64>> = golden["in.input_ids"].to_vec2().unwrap();
-        let ids: Vec<Vec<u32>> = ids.iter().map(|r| r.iter().map(|&v| v as u32).collect()).collect();
-        for (ours, name) in [
-            (model.embed_pictures(&pixels).unwrap(), "out.image_embeds"),
-            (model.embed_texts(&ids).unwrap(), "out.text_embeds"),
-        ] {
-            let theirs: Vec<Vec<f32>> = golden[name].to_vec2().unwrap();
-            let worst = ours.concat().iter().zip(theirs.concat()).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
-            assert!(ours.len() == theirs.len() && worst < 1e-5, "{name}: {worst}");
+    /// Inputs and outputs of the reference.
+    pub(crate) struct Golden(safetensors::File);
+
+    impl Golden {
+        pub(crate) fn open(folder: &Path) -> Self {
+            Self(safetensors::File::open(&folder.join("golden.safetensors")).unwrap())
+        }
+
+        pub(crate) fn floats(&self, name: &str) -> Vec<f32> {
+            self.0.tensor(name).unwrap().values.into_f32()
+        }
+
+        pub(crate) fn integers(&self, name: &str) -> Vec<u32> {
+            self.0.bytes(name).unwrap().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as u32).collect()
         }
     }
 
-    #[test]
-    fn a_lying_config_is_refused_with_its_field() {
-        let mut config: siglip::Config = serde_json::from_str(r#"{"text_config": {}, "vision_config": {}}"#).unwrap();
-        assert_eq!(check(&config), Ok(()));
-        config.vision_config.num_attention_heads = 0;
-        assert!(check(&config).unwrap_err().contains("vision_config.num_attention_heads is 0"));
-        config.vision_config.num_attention_heads = 7;
-        assert!(check(&config).unwrap_err().contains("768 is no multiple"));
+    /// Length of the difference over the length of what is wanted.
+    pub(crate) fn relative_error(seen: &[f32], wanted: &[f32]) -> f32 {
+        assert_eq!(seen.len(), wanted.len());
+        let difference: f32 = seen.iter().zip(wanted).map(|(a, b)| (a - b) * (a - b)).sum();
+        (difference / wanted.iter().map(|x| x * x).sum::<f32>()).sqrt()
     }
 }

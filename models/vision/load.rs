@@ -1,0 +1,208 @@
+//! Weights of vision transformers from any file that names its tensors.
+
+use dreamseed_kernels::{BlockType, Matrix, Pool, quant::quantize_q8_0};
+
+use super::encoder::{Config, Encoder, Layer, Linear, Mlp, Norm};
+use crate::weights::{Error, Result, Tensor, Values, gguf::Gguf, safetensors};
+pub use crate::whisper::Precision;
+
+/// Where tensors come from, by name.
+pub trait Tensors: Sync {
+    /// Outermost dimension first; `None` where there is no such tensor.
+    fn shape(&self, name: &str) -> Option<Vec<usize>>;
+
+    /// The tensor's values.
+    ///
+    /// # Errors
+    /// Tensor where it is missing or not of floats; Io.
+    fn tensor(&self, name: &str) -> Result<Tensor>;
+}
+
+impl Tensors for safetensors::File {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.info(name).map(|i| i.shape.clone())
+    }
+
+    fn tensor(&self, name: &str) -> Result<Tensor> {
+        Self::tensor(self, name)
+    }
+}
+
+/// Quantized tensors come as floats: vision parts (mmproj) are stored in half precision or in 8 bits.
+impl Tensors for Gguf {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        Self::tensor(self, name)?.dims.iter().rev().map(|&d| usize::try_from(d).ok()).collect()
+    }
+
+    fn tensor(&self, name: &str) -> Result<Tensor> {
+        let shape = Tensors::shape(self, name).ok_or_else(|| problem(name, "is not in the file".into()))?;
+        let (rows, cols) = (shape.iter().rev().skip(1).product(), shape.last().copied().unwrap_or(1));
+        let kind = self.kind(name, rows, cols)?;
+        let bytes = self.bytes(name)?;
+        let values = match kind {
+            BlockType::F32 => Values::f32_le(&bytes),
+            BlockType::F16 => Values::f16_le(&bytes),
+            BlockType::BF16 => Values::bf16_le(&bytes),
+            kind => {
+                let mut values = vec![0.0; rows * cols];
+                dreamseed_kernels::quant::dequantize(kind, &bytes, &mut values).map_err(|e| problem(name, e.to_string()))?;
+                Values::F32(values)
+            }
+        };
+        Ok(Tensor { shape, values })
+    }
+}
+
+/// A part of a layer, as a file calls it without `.weight` and `.bias`. Queries, keys and values that have one name lie one under the
+/// other in one tensor; so do gate and up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Norm before attention.
+    Norm1,
+    /// Queries.
+    Query,
+    /// Keys.
+    Key,
+    /// Values.
+    Value,
+    /// Projection after attention.
+    Out,
+    /// Scale of what attention adds (the tensor's whole name); looked for, not required.
+    Scale1,
+    /// Norm before the feed-forward part.
+    Norm2,
+    /// Into the feed-forward part.
+    Gate,
+    /// Into the feed-forward part.
+    Up,
+    /// Out of it.
+    Down,
+    /// Scale of what it adds (the tensor's whole name); looked for, not required.
+    Scale2,
+}
+
+/// How tensors are read and packed.
+#[derive(Clone, Copy)]
+pub struct Loader<'a> {
+    /// Threads that pack.
+    pub pool: &'a Pool,
+    /// The file.
+    pub tensors: &'a dyn Tensors,
+    /// Of the weights of the layers.
+    pub precision: Precision,
+}
+
+impl<'a> Loader<'a> {
+    /// The layers and the norm after them. `name(i, part)` is what the file calls a part of layer i.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a config that no model has; [`Error::Tensor`] by name for what is missing or has another shape.
+    pub fn encoder(&self, config: Config, name: &(dyn Fn(usize, Part) -> String + Sync), norm: &str) -> Result<Encoder> {
+        config.check().map_err(Error::Unsupported)?;
+        let d = config.width;
+        let layer = |i: usize| -> Result<Layer> {
+            let part = |part| name(i, part);
+            let alone = Loader { pool: &Pool::new(1), ..*self }; // layers are packed side by side
+            let [q, k, v] = alone.joined([part(Part::Query), part(Part::Key), part(Part::Value)], d, d)?;
+            let (gate, up) = if config.gated {
+                let [gate, up] = alone.joined([part(Part::Gate), part(Part::Up)], config.ffn, d)?;
+                (Some(gate), up)
+            } else {
+                (None, alone.linear(&part(Part::Up), config.ffn, d)?)
+            };
+            let (scale1, scale2) = (alone.scale(&part(Part::Scale1), d)?, alone.scale(&part(Part::Scale2), d)?);
+            Ok(Layer {
+                norm1: alone.norm(&part(Part::Norm1), d)?,
+                q,
+                k,
+                v,
+                out: alone.scaled(&part(Part::Out), d, d, scale1)?,
+                norm2: alone.norm(&part(Part::Norm2), d)?,
+                mlp: Mlp { gate, up, down: alone.scaled(&part(Part::Down), d, config.ffn, scale2)? },
+            })
+        };
+        let mut slots: Vec<Option<Result<Layer>>> = (0..config.layers).map(|_| None).collect();
+        self.pool.for_each_chunk(&mut slots, 1, |i, slot| slot[0] = Some(layer(i)));
+        let layers = slots.into_iter().flatten().collect::<Result<_>>()?;
+        Ok(Encoder { layers, norm: self.norm(norm, d)?, config })
+    }
+
+    /// Floats of this shape; the shape is checked before a byte is read.
+    pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let seen = self.tensors.shape(name).ok_or_else(|| problem(name, "is not in the file".into()))?;
+        if seen != shape {
+            return Err(problem(name, format!("has shape {seen:?}, {shape:?} is needed")));
+        }
+        self.tensors.tensor(name).map(|t| t.values.into_f32())
+    }
+
+    /// A layer norm of this name.
+    pub fn norm(&self, name: &str, d: usize) -> Result<Norm> {
+        Ok(Norm { gamma: self.floats(&format!("{name}.weight"), &[d])?, beta: self.floats(&format!("{name}.bias"), &[d])? })
+    }
+
+    /// A linear layer of this name; it may have no bias.
+    pub fn linear(&self, name: &str, rows: usize, cols: usize) -> Result<Linear> {
+        self.scaled(name, rows, cols, None)
+    }
+
+    /// A linear layer whose weights lie in the file as `shape`, rows outermost.
+    pub fn reshaped(&self, name: &str, rows: usize, shape: &[usize]) -> Result<Linear> {
+        let w = self.floats(&format!("{name}.weight"), shape)?;
+        let b = self.bias(&format!("{name}.bias"), rows)?;
+        Ok(Linear { w: self.matrix(name, rows, shape[1..].iter().product(), &w)?, b })
+    }
+
+    /// Rows `i` of `N` equal parts of a joined layer, or `N` layers of their own names.
+    fn joined<const N: usize>(&self, names: [String; N], rows: usize, cols: usize) -> Result<[Linear; N]> {
+        let parts = match names.iter().all(|n| *n == names[0]) {
+            false => names.iter().map(|n| self.linear(n, rows, cols)).collect::<Result<Vec<_>>>()?,
+            true => self.split(&format!("{}.weight", names[0]), &format!("{}.bias", names[0]), [N, rows, cols])?,
+        };
+        parts.try_into().map_err(|_| problem(&names[0], format!("does not hold {N} parts")))
+    }
+
+    /// `parts` linear layers of `rows` x `cols` that lie one under the other in one tensor.
+    pub fn split(&self, weight: &str, bias: &str, [parts, rows, cols]: [usize; 3]) -> Result<Vec<Linear>> {
+        let w = self.floats(weight, &[parts * rows, cols])?;
+        let b = self.bias(bias, parts * rows)?;
+        let part = |i: usize| {
+            let b = b.as_ref().map(|b| b[i * rows..][..rows].to_vec());
+            Ok(Linear { w: self.matrix(weight, rows, cols, &w[i * rows * cols..][..rows * cols])?, b })
+        };
+        (0..parts).map(part).collect()
+    }
+
+    fn scaled(&self, name: &str, rows: usize, cols: usize, scale: Option<Vec<f32>>) -> Result<Linear> {
+        let mut w = self.floats(&format!("{name}.weight"), &[rows, cols])?;
+        let mut b = self.bias(&format!("{name}.bias"), rows)?;
+        if let Some(scale) = scale {
+            w.chunks_exact_mut(cols).zip(&scale).for_each(|(row, s)| row.iter_mut().for_each(|w| *w *= s));
+            b.iter_mut().flatten().zip(&scale).for_each(|(b, s)| *b *= s);
+        }
+        Ok(Linear { w: self.matrix(name, rows, cols, &w)?, b })
+    }
+
+    fn scale(&self, name: &str, d: usize) -> Result<Option<Vec<f32>>> {
+        self.tensors.shape(name).map(|_| self.floats(name, &[d])).transpose()
+    }
+
+    fn bias(&self, name: &str, rows: usize) -> Result<Option<Vec<f32>>> {
+        self.tensors.shape(name).map(|_| self.floats(name, &[rows])).transpose()
+    }
+
+    /// Packed in the loader's precision. What is stored in half precision is widened: the products are the same.
+    pub fn matrix(&self, name: &str, rows: usize, cols: usize, values: &[f32]) -> Result<Matrix> {
+        let packed = match self.precision {
+            Precision::Int8 if cols.is_multiple_of(BlockType::Q8_0.block().0) => {
+                Matrix::from_blocks_on(self.pool, BlockType::Q8_0, rows, cols, &quantize_q8_0(values))
+            }
+            _ => Matrix::from_f32(rows, cols, values),
+        };
+        packed.map_err(|e| problem(name, e.to_string()))
+    }
+}
+
+pub(super) fn problem(name: &str, problem: String) -> Error {
+    Error::Tensor { name: name.to_string(), problem }
+}

@@ -1,0 +1,580 @@
+//! SigLIP and SigLIP 2: pictures and texts in one space, and how probable it is that a text fits a picture (Zhai et al. 2023,
+//! Tschannen et al. 2025). Fixed sizes and NaFlex (any shape, up to a number of patches).
+
+use std::path::Path;
+
+use dreamseed_kernels::{Activation, Dense, Matrix, Pool, attention_dense, layer_norm};
+use serde::Deserialize;
+
+use super::encoder::{self, Encoder, Linear, Mlp, Norm, State};
+use super::load::{Loader, Part, Precision};
+use super::preprocess::{Patches, Preprocess, Size};
+use super::resample::Filter;
+use super::vit::{Config, First, Layout, Names, Positions, Vit};
+use super::{activation, read_json, unsupported};
+use crate::tokenizer::hub;
+use crate::weights::{Error, Result, TEXT, read_whole, safetensors};
+
+/// Largest vocabulary and longest text that are believed.
+const MAX_VOCABULARY: usize = 1 << 22;
+const MAX_TEXT: usize = 4096;
+
+/// config.json.
+#[derive(Clone, Debug, Deserialize)]
+struct Settings {
+    model_type: String,
+    #[serde(default)]
+    text_config: TextSettings,
+    #[serde(default)]
+    vision_config: VisionSettings,
+}
+
+/// What a file leaves out has transformers' values; so with the pictures'.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+struct TextSettings {
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    max_position_embeddings: usize,
+    hidden_act: String,
+    layer_norm_eps: f32,
+    projection_size: Option<usize>,
+}
+
+impl Default for TextSettings {
+    fn default() -> Self {
+        Self {
+            vocab_size: 32000,
+            hidden_size: 768,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            max_position_embeddings: 64,
+            hidden_act: "gelu_pytorch_tanh".into(),
+            layer_norm_eps: 1e-6,
+            projection_size: None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+struct VisionSettings {
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_channels: usize,
+    image_size: usize,
+    num_patches: usize,
+    patch_size: usize,
+    hidden_act: String,
+    layer_norm_eps: f32,
+    vision_use_head: bool,
+}
+
+impl Default for VisionSettings {
+    fn default() -> Self {
+        Self {
+            hidden_size: 768,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            num_channels: 3,
+            image_size: 224,
+            num_patches: 256,
+            patch_size: 16,
+            hidden_act: "gelu_pytorch_tanh".into(),
+            layer_norm_eps: 1e-6,
+            vision_use_head: true,
+        }
+    }
+}
+
+impl Settings {
+    /// SigLIP 2 whose pictures keep their shape.
+    fn flexible(&self) -> bool {
+        self.model_type == "siglip2"
+    }
+
+    fn vision(&self) -> std::result::Result<Config, String> {
+        let v = &self.vision_config;
+        super::only_colour(v.num_channels)?;
+        if !v.vision_use_head {
+            return Err("vision_use_head is false: a model with its pooling head is needed".into());
+        }
+        let side = match self.flexible() {
+            true => v.num_patches.isqrt(),
+            false => v.image_size / v.patch_size.max(1),
+        };
+        if self.flexible() && side * side != v.num_patches {
+            return Err(format!("num_patches is {}: a square number is allowed", v.num_patches));
+        }
+        let filter = if self.flexible() { Filter::Bilinear } else { Filter::BicubicPlain };
+        let config = Config {
+            patch: v.patch_size,
+            channels: v.num_channels,
+            encoder: encoder::Config {
+                width: v.hidden_size,
+                layers: v.num_hidden_layers,
+                heads: v.num_attention_heads,
+                ffn: v.intermediate_size,
+                eps: v.layer_norm_eps,
+                activation: activation(&v.hidden_act)?,
+                gated: false,
+            },
+            cls: false,
+            registers: 0,
+            positions: Positions::Learned { grid: [side; 2], first: First::None, filter },
+            layout: if self.flexible() { Layout::Pixels } else { Layout::Convolution },
+        };
+        config.check().map_err(|p| format!("vision_config.{p}")).map(|()| config)
+    }
+
+    fn text(&self) -> std::result::Result<encoder::Config, String> {
+        let t = &self.text_config;
+        for (name, value, most) in
+            [("vocab_size", t.vocab_size, MAX_VOCABULARY), ("max_position_embeddings", t.max_position_embeddings, MAX_TEXT)]
+        {
+            if !(1..=most).contains(&value) {
+                return Err(format!("text_config.{name} is {value}: 1 to {most} is allowed"));
+            }
+        }
+        let out = t.projection_size.unwrap_or(t.hidden_size);
+        if out != self.vision_config.hidden_size {
+            let pictures = self.vision_config.hidden_size;
+            return Err(format!(
+                "text_config.projection_size is {out}, vision_config.hidden_size {pictures}: they must be equal"
+            ));
+        }
+        let config = encoder::Config {
+            width: t.hidden_size,
+            layers: t.num_hidden_layers,
+            heads: t.num_attention_heads,
+            ffn: t.intermediate_size,
+            eps: t.layer_norm_eps,
+            activation: activation(&t.hidden_act)?,
+            gated: false,
+        };
+        config.check().map_err(|p| format!("text_config.{p}")).map(|()| config)
+    }
+}
+
+/// Attention of one learned query over all patches.
+struct Pooling {
+    query: Vec<f32>, // (width): the probe, projected
+    k: Linear,       // (width, width)
+    v: Linear,       // (width, width)
+    out: Linear,     // (width, width)
+    norm: Norm,
+    mlp: Mlp,
+}
+
+/// The tower of texts.
+struct Text {
+    tokens: Matrix,   // (vocab_size, width)
+    places: Vec<f32>, // (length, width)
+    encoder: Encoder,
+    head: Linear, // (projection, width)
+    length: usize,
+}
+
+/// A SigLIP model with both towers.
+pub struct SigLip {
+    vit: Vit,
+    pooling: Pooling,
+    text: Text,
+    words: Option<Words>,
+    preprocess: Preprocess,
+    scale: f32, // exp(logit_scale)
+    bias: f32,
+}
+
+/// Text to tokens, as the processor does it.
+struct Words {
+    tokenizer: tokenizers::Tokenizer,
+    pad: u32,
+    end: Option<u32>, // written after a text that has none
+    pad_first: bool,
+}
+
+/// tokenizer_config.json, as far as it is looked at.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct WordSettings {
+    padding_side: Option<String>,
+    add_eos_token: bool,
+    tokenizer_class: Option<String>,
+}
+
+impl SigLip {
+    /// From a folder with `config.json`, `model.safetensors` and, for words, `tokenizer.json`, as transformers writes them.
+    ///
+    /// # Errors
+    /// Missing or damaged files, settings that no model has (by field), tensors of another shape (by name).
+    pub fn open(folder: &Path, pool: &Pool, precision: Precision) -> Result<Self> {
+        let path = folder.join("config.json");
+        let settings: Settings = read_json(&path)?;
+        let vision = settings.vision().map_err(|p| unsupported(&path, p))?;
+        let text = settings.text().map_err(|p| unsupported(&path, p))?;
+        let file = safetensors::File::open(&folder.join("model.safetensors"))?;
+        let loader = Loader { pool, tensors: &file, precision };
+        let size = match settings.flexible() {
+            true => Size::Patches(256),
+            false => Size::Exact([settings.vision_config.image_size; 2]),
+        };
+        let filter = if settings.flexible() { Filter::Bilinear } else { Filter::Bicubic };
+        let preprocess = Preprocess { size, filter, crop: None, mean: [0.5; 3], std: [0.5; 3] };
+        let width = vision.encoder.width;
+        let names = Names {
+            patch: "vision_model.embeddings.patch_embedding",
+            positions: "vision_model.embeddings.position_embedding.weight",
+            norm: "vision_model.post_layernorm",
+            ..Names::default()
+        };
+        let ffn = vision.encoder.ffn;
+        let scalar = |name: &str| loader.floats(name, &[1]).or_else(|_| loader.floats(name, &[])).map(|v| v[0]);
+        Ok(Self {
+            vit: Vit::load(&loader, vision, names, &|i, part| name("vision_model", i, part))?,
+            pooling: Pooling::load(&loader, width, ffn)?,
+            text: Text::load(&loader, text, &settings.text_config, width)?,
+            words: Words::open(folder, settings.text_config.vocab_size)?,
+            preprocess: preprocess.or_file(&folder.join("preprocessor_config.json"))?,
+            scale: scalar("logit_scale")?.exp(),
+            bias: scalar("logit_bias")?,
+        })
+    }
+
+    /// The transformer over patches.
+    pub fn vit(&self) -> &Vit {
+        &self.vit
+    }
+
+    /// What becomes of a picture first.
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.preprocess
+    }
+
+    /// The embedding of a picture in patches, (width), not of unit length. `places`: of [`Vit::places`].
+    pub fn pool(&self, pool: &Pool, patches: &Patches, places: &[f32], state: &mut State) -> Vec<f32> {
+        self.vit.forward(pool, &patches.values, places, None, state);
+        self.pooling.run(pool, self.vit.encoder().config(), &state.x)
+    }
+
+    /// Embeddings of unit length, one a text, in lower case and padded as in training.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] without a `tokenizer.json`.
+    pub fn embed_texts(&self, pool: &Pool, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
+        let words = self.words.as_ref().ok_or_else(|| {
+            Error::Unsupported(
+                "this model has no tokenizer.json: labels cannot be read; put it beside model.safetensors".into(),
+            )
+        })?;
+        let rows = texts.iter().map(|t| words.ids(t, self.text.length)).collect::<Result<Vec<_>>>()?;
+        self.embed_ids(pool, &rows)
+    }
+
+    /// Embeddings of unit length, one a row of tokens; each has the model's full text length, padded.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for rows of another length and tokens beyond the vocabulary.
+    pub fn embed_ids(&self, pool: &Pool, rows: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
+        let (text, vocabulary) = (&self.text, self.text.tokens.rows());
+        if let Some(bad) = rows.iter().flatten().find(|&&id| id as usize >= vocabulary) {
+            return Err(Error::Unsupported(format!("token {bad}: the vocabulary has {vocabulary}")));
+        }
+        if let Some(row) = rows.iter().find(|r| r.len() != text.length) {
+            return Err(Error::Unsupported(format!("a text of {} tokens: {} are needed, padded", row.len(), text.length)));
+        }
+        let mut state = State::default();
+        Ok(rows.iter().map(|ids| text.run(pool, ids, &mut state)).collect())
+    }
+
+    /// How similar a picture and a text are to the model: scale * cosine + bias. Both embeddings of unit length.
+    pub fn logit(&self, picture: &[f32], text: &[f32]) -> f32 {
+        self.scale * picture.iter().zip(text).map(|(a, b)| a * b).sum::<f32>() + self.bias
+    }
+
+    /// The probability that each text fits the picture, by itself: the sigmoid that the model was trained with. They need not sum
+    /// to 1, and a text that fits nothing has all low.
+    pub fn probabilities(&self, picture: &[f32], texts: &[Vec<f32>]) -> Vec<f32> {
+        texts.iter().map(|t| 1.0 / (1.0 + (-self.logit(picture, t)).exp())).collect()
+    }
+
+    /// The share of each text where exactly one of them is right: the softmax of the logits.
+    pub fn shares(&self, picture: &[f32], texts: &[Vec<f32>]) -> Vec<f32> {
+        let logits: Vec<f32> = texts.iter().map(|t| self.logit(picture, t)).collect();
+        let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let powers: Vec<f32> = logits.iter().map(|l| (l - most).exp()).collect();
+        let sum: f32 = powers.iter().sum();
+        powers.iter().map(|p| p / sum).collect()
+    }
+}
+
+/// The vector in unit length; zeros stay.
+pub(super) fn unit(mut x: Vec<f32>) -> Vec<f32> {
+    let length = x.iter().map(|v| v * v).sum::<f32>().sqrt().max(1e-12);
+    x.iter_mut().for_each(|v| *v /= length);
+    x
+}
+
+impl Pooling {
+    fn load(loader: &Loader, d: usize, ffn: usize) -> Result<Self> {
+        let at = "vision_model.head";
+        let joined =
+            loader.split(&format!("{at}.attention.in_proj_weight"), &format!("{at}.attention.in_proj_bias"), [3, d, d])?;
+        let [q, k, v] =
+            <[Linear; 3]>::try_from(joined).map_err(|_| super::load::problem(at, "does not hold 3 parts".into()))?;
+        let probe = loader.floats(&format!("{at}.probe"), &[1, 1, d])?;
+        let mut query = vec![0.0; d];
+        q.apply(loader.pool, &probe, Activation::None, &mut query);
+        Ok(Self {
+            query,
+            k,
+            v,
+            out: loader.linear(&format!("{at}.attention.out_proj"), d, d)?,
+            norm: loader.norm(&format!("{at}.layernorm"), d)?,
+            mlp: Mlp {
+                gate: None,
+                up: loader.linear(&format!("{at}.mlp.fc1"), ffn, d)?,
+                down: loader.linear(&format!("{at}.mlp.fc2"), d, ffn)?,
+            },
+        })
+    }
+
+    /// `x`: (n, width), the patches after the last norm.
+    fn run(&self, pool: &Pool, c: &encoder::Config, x: &[f32]) -> Vec<f32> {
+        let (d, head_dim) = (c.width, c.width / c.heads);
+        let (mut k, mut v) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        self.k.apply(pool, x, Activation::None, &mut k);
+        self.v.apply(pool, x, Activation::None, &mut v);
+        let dense = Dense {
+            q: &self.query,
+            k: &k,
+            v: &v,
+            q_len: 1,
+            kv_len: x.len() / d,
+            q_stride: d,
+            kv_stride: d,
+            heads: c.heads,
+            kv_heads: c.heads,
+            head_dim,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            causal: false,
+        };
+        let (mut sums, mut out, mut h) = (vec![0.0; d], vec![0.0; d], vec![0.0; d]);
+        attention_dense(pool, &dense, &mut sums);
+        self.out.apply(pool, &sums, Activation::None, &mut out);
+        layer_norm(pool, &out, (&self.norm.gamma, &self.norm.beta), c.eps, &mut h);
+        self.mlp.add(pool, c.activation, &h, (&mut Vec::new(), &mut Vec::new()), &mut out);
+        out
+    }
+}
+
+impl Text {
+    fn load(loader: &Loader, config: encoder::Config, settings: &TextSettings, out: usize) -> Result<Self> {
+        let (d, length) = (config.width, settings.max_position_embeddings);
+        let at = "text_model.embeddings";
+        let table = format!("{at}.token_embedding.weight");
+        let tokens = loader.floats(&table, &[settings.vocab_size, d])?;
+        Ok(Self {
+            tokens: loader.matrix(&table, settings.vocab_size, d, &tokens)?,
+            places: loader.floats(&format!("{at}.position_embedding.weight"), &[length, d])?,
+            encoder: loader.encoder(config, &|i, part| name("text_model", i, part), "text_model.final_layer_norm")?,
+            head: loader.linear("text_model.head", out, d)?,
+            length,
+        })
+    }
+
+    /// The embedding of unit length: the last token's, projected.
+    fn run(&self, pool: &Pool, ids: &[u32], state: &mut State) -> Vec<f32> {
+        let d = self.encoder.config().width;
+        state.x.resize(ids.len() * d, 0.0);
+        for ((x, id), place) in state.x.chunks_exact_mut(d).zip(ids).zip(self.places.chunks_exact(d)) {
+            self.tokens.row(*id as usize, x);
+            x.iter_mut().zip(place).for_each(|(x, p)| *x += p);
+        }
+        self.encoder.forward(pool, None, state);
+        let mut out = vec![0.0; self.head.w.rows()];
+        self.head.apply(pool, &state.x[state.x.len() - d..], Activation::None, &mut out);
+        unit(out)
+    }
+}
+
+impl Words {
+    fn open(folder: &Path, vocabulary: usize) -> Result<Option<Self>> {
+        let path = folder.join("tokenizer.json");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let bad =
+            |problem: String| Error::Field { format: "tokenizer.json", field: path.display().to_string(), offset: 0, problem };
+        let bytes = read_whole(&path, TEXT).map_err(|source| Error::Io { path: path.clone(), source })?;
+        let tokenizer = hub::from_bytes(&bytes).map_err(bad)?;
+        let beside = folder.join("tokenizer_config.json");
+        let settings: WordSettings = if beside.exists() { read_json(&beside)? } else { WordSettings::default() };
+        if settings.tokenizer_class.as_deref().is_some_and(|c| c.starts_with("SiglipTokenizer")) {
+            let problem =
+                "the tokenizer of the first SigLIP also takes punctuation out, which this version does not; use SigLIP 2";
+            return Err(unsupported(&beside, problem.into()));
+        }
+        let special = |names: [&str; 2]| names.iter().find_map(|n| tokenizer.token_to_id(n));
+        let pad = special(["<pad>", "</s>"]).ok_or_else(|| bad("has no token <pad>".into()))?;
+        let end = special(["<eos>", "</s>"]).filter(|_| settings.add_eos_token);
+        match [Some(pad), end].into_iter().flatten().find(|&id| id as usize >= vocabulary) {
+            Some(id) => Err(bad(format!("token {id}: the model has {vocabulary}"))),
+            None => Ok(Some(Self { pad, end, pad_first: settings.padding_side.as_deref() == Some("left"), tokenizer })),
+        }
+    }
+
+    /// Exactly `length` tokens: in lower case, cut (its end mark stays) or padded.
+    fn ids(&self, text: &str, length: usize) -> Result<Vec<u32>> {
+        let encoded = hub::encode(&self.tokenizer, &text.to_lowercase(), true);
+        let encoded = encoded.map_err(|e| Error::Unsupported(format!("tokenizer: {e}")))?;
+        let mut ids = encoded.get_ids().to_vec();
+        ids.extend(self.end.filter(|end| ids.last() != Some(end)));
+        // the marks that the tokenizer itself writes after a text stay too
+        let mark =
+            ids.last().copied().filter(|id| Some(*id) == self.end || encoded.get_special_tokens_mask().last() == Some(&1));
+        if ids.len() > length {
+            ids.truncate(length);
+            if let (Some(mark), Some(last)) = (mark, ids.last_mut()) {
+                *last = mark;
+            }
+        }
+        let padding = std::iter::repeat_n(self.pad, length - ids.len());
+        Ok(if self.pad_first { padding.chain(ids).collect() } else { ids.into_iter().chain(padding).collect() })
+    }
+}
+
+/// What the files call the parts of a layer.
+fn name(tower: &str, i: usize, part: Part) -> String {
+    let part = match part {
+        Part::Norm1 => "layer_norm1",
+        Part::Query => "self_attn.q_proj",
+        Part::Key => "self_attn.k_proj",
+        Part::Value => "self_attn.v_proj",
+        Part::Out => "self_attn.out_proj",
+        Part::Norm2 => "layer_norm2",
+        Part::Gate | Part::Up => "mlp.fc1",
+        Part::Down => "mlp.fc2",
+        Part::Scale1 | Part::Scale2 => "layer_scale",
+    };
+    format!("{tower}.encoder.layers.{i}.{part}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::preprocess::cut;
+    use super::super::tests::{Case, Golden, golden, noise, picture, relative_error};
+    use super::*;
+    use crate::image::Image;
+
+    #[test]
+    fn both_towers_equal_transformers() {
+        let Some(folder) = golden("siglip") else { return };
+        let (pool, golden) = (Pool::new(2), Golden::open(&folder));
+        // 8 bits round a weight and an activation by up to 0.4% of the largest beside it
+        for (precision, bound) in [(Precision::Stored, 1e-4), (Precision::Int8, 0.05)] {
+            let model = SigLip::open(&folder, &pool, precision).unwrap();
+            let (mut hidden, mut pictures, mut state) = (Vec::new(), Vec::new(), State::default());
+            for pixels in golden.floats("in.pixel_values").chunks_exact(3 * 32 * 32) {
+                let patches = cut(pixels, [32, 32], 8);
+                pictures.push(unit(model.pool(&pool, &patches, &model.vit.places(patches.grid), &mut state)));
+                hidden.extend_from_slice(&state.x);
+            }
+            let ids: Vec<Vec<u32>> = golden.integers("in.input_ids").chunks_exact(16).map(<[u32]>::to_vec).collect();
+            let texts = model.embed_ids(&pool, &ids).unwrap();
+            let logits: Vec<f32> = pictures.iter().flat_map(|p| texts.iter().map(|t| model.logit(p, t))).collect();
+            let all = [
+                (hidden, "out.vision_hidden"),
+                (pictures.concat(), "out.image_embeds"),
+                (texts.concat(), "out.text_embeds"),
+                (logits, "out.logits_per_image"),
+            ];
+            let errors = all.map(|(x, name)| (name, relative_error(&x, &golden.floats(name))));
+            println!("SigLIP {precision:?}: {errors:?}");
+            assert!(errors.iter().all(|e| e.1 < bound), "{precision:?}: {errors:?}");
+            let shares = model.shares(&pictures[0], &texts);
+            assert!((shares.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn pictures_of_any_shape_and_size_equal_transformers() {
+        let (pool, mut state) = (Pool::new(2), State::default());
+        let ids: Vec<u32> = noise(8, "ids").iter().map(|v| ((f64::from(*v) + 1.0) * 29.9) as u32).collect();
+        for name in ["siglip", "siglip2"] {
+            let case = Case::open(name);
+            let mut model = SigLip::open(case.folder().path(), &pool, Precision::Stored).unwrap();
+            let text = model.embed_ids(&pool, std::slice::from_ref(&ids)).unwrap().remove(0);
+            let mut errors = vec![relative_error(&text, &unit(case.output("text")))];
+            let mut run = |patches: &Patches, name: String| {
+                let seen = model.pool(&pool, patches, &model.vit.places(patches.grid), &mut state);
+                errors.push(relative_error(&seen, &case.output(&name)));
+            };
+            if name == "siglip" {
+                [32, 48].iter().for_each(|s| run(&cut(&noise(3 * s * s, "pixels"), [*s, *s], 8), s.to_string()));
+            } else {
+                // the whole way of a picture
+                let preprocess = Preprocess { size: Size::Patches(24), ..model.preprocess.clone() };
+                for (h, w) in [(40, 25), (13, 90)] {
+                    let patches = preprocess.patches(&Image::new(w as u32, h as u32, &picture(h, w)).unwrap(), 4);
+                    assert_eq!(patches.grid.map(|g| g as f32)[..], case.output(&format!("{h}x{w}.grid")));
+                    run(&patches, format!("{h}x{w}"));
+                }
+            }
+            println!("{name}: {errors:?}");
+            assert!(errors.iter().all(|e| *e < 1e-4), "{name}: {errors:?}");
+            (model.scale, model.bias) = (10.0, -5.0);
+            let probability = model.probabilities(&[1.0, 0.0], &[vec![1.0, 0.0], vec![0.0, 1.0], vec![0.5, 0.0]]);
+            assert!(
+                (probability[0] - 0.993_307).abs() < 1e-5 && (probability[1] - 0.006_693).abs() < 1e-5 && probability[2] == 0.5
+            );
+        }
+    }
+
+    #[test]
+    fn a_text_is_lower_case_cut_and_padded() {
+        let folder = tempfile::tempdir().unwrap();
+        let vocabulary = r#"{"<pad>": 0, "<eos>": 1, "a": 2, "b": 3}"#;
+        let model = format!(r#"{{"type": "BPE", "vocab": {vocabulary}, "merges": []}}"#);
+        let json = format!(r#"{{"version": "1.0", "added_tokens": [], "model": {model}}}"#);
+        let settings = |text: &str| std::fs::write(folder.path().join("tokenizer_config.json"), text).unwrap();
+        assert!(Words::open(folder.path(), 4).unwrap().is_none());
+        std::fs::write(folder.path().join("tokenizer.json"), json).unwrap();
+        let ids = |text: &str| Words::open(folder.path(), 4).unwrap().unwrap().ids(text, 4).unwrap();
+        assert_eq!(ids("AB"), [2, 3, 0, 0]);
+        settings(r#"{"add_eos_token": true}"#);
+        assert_eq!((ids("AB"), ids("abab"), ids("")), (vec![2, 3, 1, 0], vec![2, 3, 2, 1], vec![1, 0, 0, 0]));
+        settings(r#"{"add_eos_token": true, "padding_side": "left"}"#);
+        assert_eq!(ids("b"), [0, 0, 3, 1]);
+        assert!(Words::open(folder.path(), 1).err().unwrap().to_string().contains("the model has 1"));
+    }
+
+    #[test]
+    fn a_lying_config_is_refused_with_its_field() {
+        let of = |text: &str| {
+            let settings: Settings = serde_json::from_str(text).unwrap();
+            settings.vision().map(|_| ()).and_then(|()| settings.text().map(|_| ())).err().unwrap_or_default()
+        };
+        assert_eq!(of(r#"{"model_type": "siglip"}"#), "");
+        for (text, want) in [
+            (
+                r#"{"model_type": "siglip", "vision_config": {"num_attention_heads": 0}}"#,
+                "vision_config.num_attention_heads is 0",
+            ),
+            (r#"{"model_type": "siglip", "vision_config": {"num_attention_heads": 7}}"#, "768 is no multiple"),
+            (r#"{"model_type": "siglip2", "vision_config": {"num_patches": 255}}"#, "num_patches is 255"),
+            (r#"{"model_type": "siglip", "text_config": {"vocab_size": 99999999}}"#, "text_config.vocab_size is 99999999"),
+            (r#"{"model_type": "siglip", "text_config": {"projection_size": 5}}"#, "projection_size is 5"),
+            (r#"{"model_type": "siglip", "vision_config": {"vision_use_head": false}}"#, "vision_use_head"),
+        ] {
+            assert!(of(text).contains(want), "{text}: {}", of(text));
+        }
+    }
+}
