@@ -28,6 +28,11 @@ impl<'a> Image<'a> {
         self.height
     }
 
+    /// (height, width, 3)
+    pub fn rgb(&self) -> &'a [u8] {
+        self.rgb
+    }
+
     /// The whole picture, widened to a square: what letterboxing shows a detector.
     pub fn letterbox(&self) -> Roi {
         let (w, h) = (self.width as f32, self.height as f32);

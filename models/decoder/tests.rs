@@ -195,7 +195,7 @@ fn sequences_in_one_pass_equal_each_alone() {
     let mut workspace = decoder.workspace(256);
     // Two sequences of 140 and 60 tokens, the second of which shares the first one's block: prefill in unequal parts beside each other.
     let (a, b) = (&tokens[..140], &[&tokens[..128], &tokens[200..260]].concat());
-    let slice = |tokens, past, blocks, logits| Slice { tokens, past, context: 512, blocks, logits };
+    let slice = |tokens, past, blocks, logits| Slice { tokens, past, context: 512, blocks, logits, pictures: &[] };
     let run = |workspace: &mut Workspace, store: &mut KvStore, slices: &[Slice]| {
         decoder.run(&pool, workspace, store, slices).unwrap().to_vec()
     };
