@@ -59,7 +59,7 @@ pub struct Span<'a> {
     pub len: usize,
     /// The blocks of the store that hold the sequence, in order.
     pub blocks: &'a [u32],
-    /// Whether a token sees those before it and itself alone; else all of the span sees all of it (the rows of a picture).
+    /// Whether a token sees those before it and itself alone; else those behind it in the span too (the rows of a picture).
     pub causal: bool,
 }
 
@@ -74,7 +74,7 @@ pub struct Paged<'a> {
     pub heads: usize,
     /// Usually 1 / sqrt(head_dim).
     pub scale: f32,
-    /// A token sees the last `window` positions, its own among them, and all of its span where that is not causal.
+    /// A token sees the last `window` positions, its own among them, and what is behind it where its span is not causal.
     pub window: Option<usize>,
 }
 
@@ -364,13 +364,8 @@ impl Head {
     /// The keys that row i sees: first, one past the last.
     #[inline(always)]
     fn seen(&self, row: usize) -> (usize, usize) {
-        if self.causal {
-            let end = self.len - self.tokens + row / self.group + 1;
-            return (end.saturating_sub(self.window), end);
-        }
-        // The window of each reaches as far back as a causal one's, and the whole span is seen.
-        let first = self.len.saturating_sub(self.tokens);
-        ((first + row / self.group + 1).saturating_sub(self.window).min(first), self.len)
+        let own = (self.len.saturating_sub(self.tokens) + row / self.group).min(self.len - 1);
+        ((own + 1).saturating_sub(self.window), if self.causal { own + 1 } else { self.len })
     }
 
     /// The chunks that rows row..row + rows see.

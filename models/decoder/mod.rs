@@ -476,4 +476,4 @@ fn add_product(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
