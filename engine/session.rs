@@ -157,6 +157,12 @@ fn kept<T>(slot: &Kept<T>, key: &Path, load: impl FnOnce() -> Result<T>) -> Resu
     Ok(model)
 }
 
+/// Whether a file is a projector by its name: what stands beside a model that sees, and is none itself.
+fn is_projector(file: &Path) -> bool {
+    let name = file.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
+    name.starts_with("mmproj") && name.ends_with(".gguf")
+}
+
 impl Engine {
     /// How to make one.
     pub fn builder() -> Builder {
@@ -238,7 +244,7 @@ impl Engine {
                 Ok(m) if m.is_dir() => {
                     let entries = std::fs::read_dir(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
                     let files = entries.filter_map(|e| e.ok().map(|e| e.path()));
-                    let file = files.filter(|f| f.to_string_lossy().ends_with(ending)).min();
+                    let file = files.filter(|f| f.to_string_lossy().ends_with(ending) && !is_projector(f)).min();
                     Ok((path.clone(), file.unwrap_or(path)))
                 }
                 Ok(_) => Ok((path.parent().map(Path::to_path_buf).unwrap_or_default(), path)),
@@ -296,6 +302,25 @@ impl Engine {
             };
             Llm::open_with(&file, self.inner.pool.clone(), &settings)
         })
+    }
+
+    /// As [`Engine::llm`], with the sight that its projector gives it: `mmproj`, or a file mmproj*.gguf beside the model's.
+    ///
+    /// # Errors
+    /// As [`Engine::llm`]; [`Error::Usage`] where there is no projector.
+    pub fn llm_that_sees(&self, model: Option<&str>, mmproj: Option<&Path>) -> Result<Arc<Llm>> {
+        let (folder, file) = self.locate(model, Role::Llm, ".gguf")?;
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { &folder };
+        let beside = || std::fs::read_dir(folder).ok()?.filter_map(|e| Some(e.ok()?.path())).filter(|f| is_projector(f)).min();
+        let Some(projector) = mmproj.map(Path::to_path_buf).or_else(beside) else {
+            let name = file.display();
+            let problem =
+                format!("{name} takes no pictures: it has no projector beside it (mmproj*.gguf); name one with --mmproj");
+            return Err(Error::Usage(problem));
+        };
+        let llm = self.llm(model)?;
+        llm.open_sight(&projector)?;
+        Ok(llm)
     }
 
     /// Who guesses for the model in `file`.

@@ -14,6 +14,7 @@ pub mod image;
 pub mod layers;
 pub mod music;
 pub mod pose;
+pub mod projector;
 pub mod prosody;
 pub mod tokenizer;
 pub mod vision;

@@ -2,13 +2,14 @@
 
 use std::io::{BufRead, IsTerminal, Read, Take, Write};
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 
 use clap::Args;
 
 use super::{emit, emit_json, engine, follow::FollowArgs, note, print};
 use crate::config::{Cache, Config};
 use crate::llm::{self, Chat, Generation, Options, Sampling, Session};
-use crate::{Engine, Error, Result};
+use crate::{Engine, Error, Result, media};
 
 /// Arguments of `run`.
 #[derive(Clone, Debug, Args)]
@@ -22,6 +23,15 @@ pub struct RunArgs {
     /// Instructions for the model
     #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
     pub system: Option<String>,
+    /// A picture before the prompt, for models that see (may be given several times)
+    #[arg(long, value_name = "FILE", requires = "prompt", conflicts_with = "raw")]
+    pub image: Vec<PathBuf>,
+    /// The projector that lets the model see (default: mmproj*.gguf beside the model)
+    #[arg(long, value_name = "FILE", requires = "image")]
+    pub mmproj: Option<PathBuf>,
+    /// Most tokens of a picture, where the model leaves that open (default: 1024)
+    #[arg(long, value_name = "N", requires = "image", value_parser = clap::value_parser!(u32).range(1..=16384))]
+    pub image_tokens: Option<u32>,
     /// Complete the prompt as it stands, without the model's chat template
     #[arg(long, requires = "prompt")]
     pub raw: bool,
@@ -147,12 +157,21 @@ fn stream(quiet: bool, failed: &mut Option<Error>) -> impl FnMut(&str) -> Contro
 }
 
 fn answer(engine: &Engine, args: &RunArgs, options: &Options, prompt: &str) -> Result<()> {
-    let llm = engine.llm(args.model.as_deref())?;
+    let limits = engine.limits();
+    // Before a model is loaded: a file that is no picture is told at once.
+    let frames = args.image.iter().map(|file| media::open_picture(file, &limits)).collect::<Result<Vec<_>>>()?;
+    let llm = match frames.is_empty() {
+        true => engine.llm(args.model.as_deref())?,
+        false => engine.llm_that_sees(args.model.as_deref(), args.mmproj.as_deref())?,
+    };
     let mut failed = None;
     let generation = if args.raw {
         llm::raw(&mut Session::new(llm, args.context)?, prompt, options, stream(args.json, &mut failed))?
     } else {
-        Chat::new(llm, args.context, args.system.as_deref())?.say(prompt, options, stream(args.json, &mut failed))?
+        let mut chat = Chat::new(llm.clone(), args.context, args.system.as_deref())?;
+        let most = args.image_tokens.map(|n| n as usize);
+        let seen = frames.iter().map(|frame| llm.see(frame, most)).collect::<Result<_>>()?;
+        chat.say_with(prompt, seen, options, stream(args.json, &mut failed))?
     };
     match failed {
         Some(e) => Err(e),

@@ -8,13 +8,14 @@ use std::{
 
 use dreamseed_models::chat::{Date, Error as TemplateError, Message, Role};
 
-use super::{Generation, Llm, Options, Session};
+use super::{Generation, Llm, Options, Seen, Session};
 use crate::{Error, Result};
 
 /// A conversation: what was said, and the session it runs in.
 pub struct Chat {
     session: Session,
     messages: Vec<Message>,
+    pictures: Vec<Seen>, // of all messages, in order
     date: Date,
 }
 
@@ -25,7 +26,7 @@ impl Chat {
     /// As [`Session::new`].
     pub fn new(llm: Arc<Llm>, context: Option<usize>, system: Option<&str>) -> Result<Self> {
         let messages = system.map(|s| Message::new(Role::System, s)).into_iter().collect();
-        Ok(Self { session: Session::new(llm, context)?, messages, date: today() })
+        Ok(Self { session: Session::new(llm, context)?, messages, pictures: Vec::new(), date: today() })
     }
 
     /// What was said so far.
@@ -43,36 +44,57 @@ impl Chat {
     /// # Errors
     /// As [`Session::generate`]; [`Error::Usage`] when the model's template refuses the conversation.
     pub fn say(&mut self, text: &str, options: &Options, on_text: impl FnMut(&str) -> ControlFlow<()>) -> Result<Generation> {
-        self.messages.push(Message::new(Role::User, text));
+        self.say_with(text, Vec::new(), options, on_text)
+    }
+
+    /// As [`Chat::say`], with pictures before the text. The model's [`Llm::see`] makes them.
+    ///
+    /// # Errors
+    /// As [`Chat::say`]; [`Error::Usage`] when the model has no sight.
+    pub fn say_with(
+        &mut self,
+        text: &str,
+        pictures: Vec<Seen>,
+        options: &Options,
+        on_text: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Generation> {
+        let before = self.pictures.len();
+        self.messages.push(Message::new(Role::User, text).with_pictures(pictures.len()));
+        self.pictures.extend(pictures);
         let answer = self.answer(options, on_text);
         match &answer {
             Ok(generation) => self.messages.push(Message::new(Role::Assistant, generation.text.trim())),
             Err(_) => {
                 self.messages.pop();
+                self.pictures.truncate(before);
             }
         }
         answer
     }
 
-    /// Replaces the conversation. What it begins with in common with the last one stays in the cache.
+    /// Replaces the conversation by one without pictures. What it begins with in common with the last one stays in the cache.
     pub fn set(&mut self, messages: Vec<Message>) {
         self.messages = messages;
+        self.pictures.clear();
     }
 
     /// Forgets all turns but the instructions.
     pub fn clear(&mut self) {
         self.messages.retain(|m| m.role == Role::System);
+        self.pictures.clear();
     }
 
     fn answer(&mut self, options: &Options, on_text: impl FnMut(&str) -> ControlFlow<()>) -> Result<Generation> {
         let llm = self.session.llm().clone();
-        let prompt = llm.template().encode(&self.messages, self.date, llm.tokenizer()).map_err(|e| match e {
+        let picture = if self.pictures.is_empty() { String::new() } else { llm.picture_mark()? };
+        let prompt = llm.template().encode_with(&self.messages, &picture, self.date, llm.tokenizer()).map_err(|e| match e {
             TemplateError::Tokenizer(e) => Error::Weights(e),
             other => Error::Usage(other.to_string()),
         })?;
+        let prompt = llm.place(prompt, &self.pictures)?;
         let mut options = options.clone();
         options.stop.extend(llm.template().stops().iter().map(|s| (*s).to_owned()));
-        self.session.generate(&prompt, &options, on_text)
+        self.session.generate_with(&prompt, &options, on_text)
     }
 }
 

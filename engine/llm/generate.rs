@@ -14,7 +14,7 @@ use dreamseed_models::tokenizer::Specials;
 use serde::Serialize;
 
 use super::{
-    Grammar, Llm, Sampling,
+    Grammar, Llm, Prompt, Sampling,
     sequence::{Event, Request},
 };
 use crate::{Error, Result};
@@ -139,16 +139,32 @@ impl Session {
         &mut self,
         prompt: &[u32],
         options: &Options,
+        on_text: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Generation> {
+        self.generate_with(&Prompt::text(prompt.to_vec()), options, on_text)
+    }
+
+    /// As [`Session::generate`], after a prompt with pictures.
+    ///
+    /// # Errors
+    /// As [`Session::generate`].
+    pub fn generate_with(
+        &mut self,
+        prompt: &Prompt,
+        options: &Options,
         mut on_text: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Generation> {
         self.check(prompt)?;
+        let (numbered, pictures) = prompt.numbered();
+        let prompt = prompt.tokens();
         let constraint = options.grammar.as_ref().map(|g| self.llm.constrain(g)).transpose()?;
         let (events, received) = channel();
         let cancelled = Arc::new(AtomicBool::new(false));
         let _ended = CancelOnDrop(cancelled.clone()); // a callback that unwinds cancels too
         let mut logprobs = options.logprobs.then(Vec::new);
         let request = Request {
-            prompt: prompt.to_vec(),
+            prompt: numbered,
+            pictures,
             options: options.clone(),
             constraint,
             context: self.context,
@@ -191,13 +207,19 @@ impl Session {
         })
     }
 
-    fn check(&self, prompt: &[u32]) -> Result<()> {
+    fn check(&self, all: &Prompt) -> Result<()> {
+        let prompt = all.tokens();
         let (n, context, vocab) = (prompt.len(), self.context, self.llm.decoder().config().vocab);
         if prompt.is_empty() {
             return Err(Error::Usage("the prompt is empty; give some text".into()));
         }
         if n > context {
-            let problem = format!("the prompt has {n} tokens and the context {context}; shorten it or open a larger context");
+            let pictures = match all.picture_tokens() {
+                0 => String::new(),
+                rows => format!(", {rows} of them of pictures,"),
+            };
+            let problem =
+                format!("the prompt has {n} tokens{pictures} and the context {context}; shorten it or open a larger context");
             return Err(Error::Usage(problem));
         }
         match prompt.iter().find(|t| **t as usize >= vocab) {

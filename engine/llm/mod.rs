@@ -25,6 +25,7 @@ mod runner;
 mod sampling;
 mod scheduler;
 mod sequence;
+mod sight;
 mod speculate;
 mod text;
 
@@ -34,6 +35,7 @@ pub use generate::{Finish, Generation, Options, Session, Speculated, raw};
 pub use model::{Llm, Settings, Speculation};
 pub use sampling::{Sampler, Sampling};
 pub(crate) use sequence::log_probability;
+pub use sight::{Prompt, Seen};
 
 #[cfg(test)]
 mod tests;

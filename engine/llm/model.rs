@@ -13,8 +13,13 @@ use dreamseed_models::{
     weights::{self, gguf::Gguf},
 };
 
-use super::{Constraint, Grammar, constrain::Compiler, runner::Runner};
-use crate::{Error, Result};
+use super::{
+    Constraint, Grammar, Prompt, Seen,
+    constrain::Compiler,
+    runner::Runner,
+    sight::{DEFAULT_TOKENS, Sight},
+};
+use crate::{Error, Result, media::Frame};
 
 /// How a model is served.
 #[derive(Clone)]
@@ -61,6 +66,7 @@ pub struct Llm {
     runner: Runner,
     core: Arc<Core>,
     grammars: OnceLock<Result<Compiler, String>>, // made for the first constrained text
+    sight: OnceLock<Sight>,                       // opened for the first picture
 }
 
 impl Llm {
@@ -103,7 +109,7 @@ impl Llm {
             return Err(weights::Error::Unsupported(problem).into());
         }
         let core = Arc::new(core);
-        Ok(Self { runner: Runner::start(core.clone(), settings)?, core, grammars: OnceLock::new() })
+        Ok(Self { runner: Runner::start(core.clone(), settings)?, core, grammars: OnceLock::new(), sight: OnceLock::new() })
     }
 
     /// The network.
@@ -131,6 +137,50 @@ impl Llm {
     pub fn constrain(&self, grammar: &Grammar) -> Result<Constraint> {
         let compiler = self.grammars.get_or_init(|| Compiler::new(self.core.tokenizer.clone()));
         compiler.as_ref().map_err(|e| Error::Usage(e.clone()))?.compile(grammar)
+    }
+
+    /// Gives the model its sight: the projector (mmproj) file that belongs to it. A second call with the same file does nothing.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] for a file that cannot be used, [`Error::Usage`] for one of another model, or when the model sees by another
+    /// file already.
+    pub fn open_sight(&self, path: &Path) -> Result<()> {
+        if self.sight.get().is_none() {
+            let sight = Sight::open(path, &self.core.decoder, &self.core.tokenizer)?;
+            let _ = self.sight.set(sight); // of two at once the first stays
+        }
+        match self.sight.get() {
+            Some(sight) if sight.path() != path => {
+                let (seen, path) = (sight.path().display(), path.display());
+                Err(Error::Usage(format!("the model sees by {seen} already; open it anew to use {path}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A picture as the model sees it. `tokens`: how many of the context it may take, where the model leaves that open (Qwen3-VL;
+    /// default 1,024); larger pictures are scaled down. The same picture is looked at once as long as there is room to keep it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the model has no sight ([`Llm::open_sight`]) or cannot take the picture.
+    pub fn see(&self, picture: &Frame, tokens: Option<usize>) -> Result<Seen> {
+        self.sight()?.see(&self.core.pool, picture, tokens.unwrap_or(DEFAULT_TOKENS))
+    }
+
+    fn sight(&self) -> Result<&Sight> {
+        let blind = || Error::Usage("this model takes no pictures until it has its projector: give its mmproj file".into());
+        self.sight.get().ok_or_else(blind)
+    }
+
+    /// What stands in a prompt where a picture is.
+    pub(super) fn picture_mark(&self) -> Result<String> {
+        let marks = self.sight()?.marks();
+        Ok([marks.before, marks.row, marks.after].concat())
+    }
+
+    /// The prompt of a conversation with pictures.
+    pub(super) fn place(&self, tokens: Vec<u32>, pictures: &[Seen]) -> Result<Prompt> {
+        if pictures.is_empty() { Ok(Prompt::text(tokens)) } else { self.sight()?.place(&tokens, pictures) }
     }
 
     pub(super) fn core(&self) -> &Arc<Core> {

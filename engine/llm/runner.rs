@@ -19,12 +19,13 @@ use super::{
     model::Core,
     scheduler::{Scheduler, Work},
     sequence::{Request, Sequence},
+    sight::is_picture,
     speculate::{self, Cost, Drafter},
 };
 use crate::{Error, Result};
 
 /// Most tokens of a pass.
-const ROWS: usize = 512;
+pub(super) const ROWS: usize = 512;
 /// Logits of so many tokens are computed in a pass at most.
 const MOST_LOGITS: usize = 128;
 /// How long a reader may wait for a token because others' prompts are read in the same pass.
@@ -152,7 +153,7 @@ impl Loop {
     fn start(&mut self, request: Request) {
         let events = request.events.clone();
         let long = self.core.decoder.is_long(request.context);
-        match Sequence::new(request, long) {
+        match Sequence::new(request, long, self.core.decoder.config().whole_pictures) {
             Ok(sequence) => self.scheduler.push(sequence),
             Err(e) => drop(events.send(Err(e))),
         }
@@ -195,9 +196,10 @@ impl Loop {
         if !self.look_up && self.drafter.is_none() {
             return Ok(());
         }
-        let cost = self.cost;
+        let (cost, guess_all) = (self.cost, self.drafter.is_none());
         let length = |s: &mut Sequence| {
-            if s.decodes() && s.drafts.is_empty() {
+            // The draft model sees nothing.
+            if s.decodes() && s.drafts.is_empty() && (guess_all || s.pictures.is_empty()) {
                 s.length.choose(&cost).min(each).min(s.left().saturating_sub(1))
             } else {
                 0
@@ -207,6 +209,8 @@ impl Loop {
         if self.look_up {
             for (s, &length) in running.iter_mut().zip(&lengths).filter(|(_, l)| **l > 0) {
                 speculate::look_up(&s.tokens, length, &mut s.drafts);
+                let text = s.drafts.iter().take_while(|t| !is_picture(**t)).count();
+                s.drafts.truncate(text);
             }
         }
         if let Some(drafter) = &mut self.drafter {
@@ -236,7 +240,7 @@ impl Loop {
                 _ => Logits::None,
             };
             let tokens = &s.tokens[s.cached..s.cached + w.tokens];
-            Slice { tokens, past: s.cached, context: s.context, blocks: s.table.blocks(), logits }
+            Slice { tokens, past: s.cached, context: s.context, blocks: s.table.blocks(), logits, pictures: &s.pictures }
         };
         let slices: Vec<Slice> = work.iter().map(slice).collect();
         let start = Instant::now();

@@ -68,7 +68,7 @@ impl Scheduler {
             }
             // The last token runs in any case: its logits are wanted.
             let known = sequence.tokens.len() - 1;
-            let Found { mut table, len, copy: copied } = self.blocks.find(&sequence.tokens[..known], sequence.long);
+            let Found { mut table, len, copy: copied } = self.find(&sequence, known);
             if let Some((from, to)) = copied {
                 copy(from, to);
             }
@@ -93,6 +93,18 @@ impl Scheduler {
         }
     }
 
+    /// What is known of the first `n` tokens of a sequence. Where that would end inside of a picture whose rows go into one pass, what
+    /// is known before it.
+    fn find(&mut self, sequence: &Sequence, n: usize) -> Found {
+        let found = self.blocks.find(&sequence.tokens[..n], sequence.long);
+        let whole = sequence.whole(found.len);
+        if whole == found.len {
+            return found;
+        }
+        self.blocks.give_up(found.table, &[]); // nothing was copied: nothing is known of a new block
+        self.blocks.find(&sequence.tokens[..whole], sequence.long)
+    }
+
     /// The next pass: at most `rows` tokens in all, and of prompts at most `beside` while others write.
     pub(super) fn plan(&mut self, beside: usize) -> Vec<Work> {
         let mut work = Vec::new();
@@ -112,11 +124,13 @@ impl Scheduler {
             i += 1;
         }
         let prompts = self.running.iter().filter(|s| !s.decodes()).count();
-        let mut left = if work.is_empty() { left } else { left.min(beside) };
+        let (mut most, mut left) = (left, if work.is_empty() { left } else { left.min(beside) });
         for (done, i) in (0..self.running.len()).filter(|&i| !self.running[i].decodes()).enumerate() {
             let share = left.div_ceil(prompts - done).min(self.running[i].pending());
+            let share = self.running[i].takes(share, most);
             if share > 0 {
-                left -= share;
+                most -= share;
+                left = left.saturating_sub(share).min(most);
                 work.push(Work { sequence: i, tokens: share });
             }
         }

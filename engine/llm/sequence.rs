@@ -9,15 +9,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dreamseed_models::tokenizer::Tokenizer;
+use dreamseed_models::{
+    decoder::{Picture, whole},
+    tokenizer::Tokenizer,
+};
 
-use super::{Constraint, Finish, Options, Sampler, Speculated, blocks::Table, speculate::DraftLength, text::TextStream};
+use super::{
+    Constraint, Finish, Options, Sampler, Speculated, blocks::Table, sight::is_picture, speculate::DraftLength,
+    text::TextStream,
+};
 use crate::{Error, Result};
 
 /// What a caller asks of the runner.
 pub(super) struct Request {
-    /// Not empty, at most `context`.
+    /// Not empty, at most `context`; rows of pictures by the pictures' numbers.
     pub(super) prompt: Vec<u32>,
+    pub(super) pictures: Vec<Picture>,
     pub(super) options: Options,
     /// The beginning of `options.grammar`.
     pub(super) constraint: Option<Constraint>,
@@ -56,6 +63,8 @@ pub(super) struct Done {
 pub(super) struct Sequence {
     /// The prompt, then what was generated.
     pub(super) tokens: Vec<u32>,
+    pub(super) pictures: Vec<Picture>,
+    together: bool, // a picture's rows go into one pass
     /// Leading tokens whose keys and values are in the store.
     pub(super) cached: usize,
     pub(super) table: Table,
@@ -86,13 +95,15 @@ pub(super) struct Sequence {
 impl Sequence {
     /// # Errors
     /// [`Error::Usage`] for options out of range.
-    pub(super) fn new(request: Request, long: bool) -> Result<Self> {
-        let Request { prompt, options, constraint, context, events, cancelled } = request;
+    pub(super) fn new(request: Request, long: bool, together: bool) -> Result<Self> {
+        let Request { prompt, pictures, options, constraint, context, events, cancelled } = request;
         let mut sampler = Sampler::new(options.sampling)?;
-        prompt.iter().for_each(|&t| sampler.accept(t));
+        prompt.iter().filter(|t| !is_picture(**t)).for_each(|&t| sampler.accept(t));
         Ok(Self {
             prompt: prompt.len(),
             tokens: prompt,
+            pictures,
+            together,
             cached: 0,
             table: Table::default(),
             drafts: Vec::new(),
@@ -119,6 +130,23 @@ impl Sequence {
     /// Tokens that no pass has taken yet.
     pub(super) fn pending(&self) -> usize {
         self.tokens.len() - self.cached
+    }
+
+    /// How many of the first `n` tokens may be taken as known: those before a picture that would be cut and may not be.
+    pub(super) fn whole(&self, n: usize) -> usize {
+        if self.together { whole(&self.pictures, 0, n) } else { n }
+    }
+
+    /// How many pending tokens a pass takes that has room for `share` of them, and for `most` where a picture needs it.
+    pub(super) fn takes(&self, share: usize, most: usize) -> usize {
+        let end = self.cached + share;
+        let inside = |p: &&Picture| self.together && p.at < end && end < p.end();
+        match self.pictures.iter().find(inside) {
+            None => share,
+            Some(p) if p.at > self.cached => p.at - self.cached,
+            Some(p) if p.end() - self.cached <= most => p.end() - self.cached,
+            Some(_) => 0,
+        }
     }
 
     /// Whether only the last token is to be computed before the next can be chosen.

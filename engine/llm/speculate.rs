@@ -155,7 +155,7 @@ impl Drafter {
                 left -= taken;
                 let logits = if taken == pending.len() { Logits::Last } else { Logits::None };
                 let (tokens, past, blocks) = (&pending[..taken], s.draft_cached, s.draft_table.blocks());
-                slices.push(Slice { tokens, past, context: s.context, blocks, logits });
+                slices.push(Slice { tokens, past, context: s.context, blocks, logits, pictures: &[] });
             }
             let ran: Vec<(usize, bool)> = slices.iter().map(|s| (s.tokens.len(), s.logits == Logits::Last)).collect();
             slices.retain(|s| !s.tokens.is_empty());

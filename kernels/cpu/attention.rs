@@ -59,9 +59,11 @@ pub struct Span<'a> {
     pub len: usize,
     /// The blocks of the store that hold the sequence, in order.
     pub blocks: &'a [u32],
+    /// Whether a token sees those before it and itself alone; else those behind it in the span too (the rows of a picture).
+    pub causal: bool,
 }
 
-/// Causal attention over one layer of a paged store.
+/// Attention over one layer of a paged store.
 #[derive(Clone, Copy)]
 pub struct Paged<'a> {
     /// Keys and values.
@@ -72,7 +74,7 @@ pub struct Paged<'a> {
     pub heads: usize,
     /// Usually 1 / sqrt(head_dim).
     pub scale: f32,
-    /// A token sees the last `window` positions, its own among them.
+    /// A token sees the last `window` positions, its own among them, and what is behind it where its span is not causal.
     pub window: Option<usize>,
 }
 
@@ -241,7 +243,7 @@ pub struct AttentionPlan {
     merges: Vec<(usize, usize)>, // (head, place of its first partial result)
 }
 
-/// Causal attention over a paged store, of one sequence or several, with grouped queries: prefill and decode. `q` and `out`: (tokens
+/// Attention over a paged store, of one sequence or several, with grouped queries: prefill and decode. `q` and `out`: (tokens
 /// of all spans, heads, head_dim), one span after the other.
 ///
 /// # Panics
@@ -272,7 +274,7 @@ pub(crate) fn attention_paged_at<'s>(
     plan.heads.clear();
     let mut from = 0;
     for span in spans {
-        let Span { tokens, len, blocks } = span;
+        let Span { tokens, len, blocks, causal } = span;
         assert!(tokens <= len && (from + tokens) * row <= q.len(), "{span:?} at token {from} of {}", q.len() / row);
         let held = blocks.iter().take(len.div_ceil(KV_BLOCK)).filter(|b| (**b as usize) < a.store.blocks()).count();
         assert_eq!(held, len.div_ceil(KV_BLOCK), "usable blocks of {span:?}");
@@ -293,7 +295,7 @@ pub(crate) fn attention_paged_at<'s>(
                 head_dim: hd,
                 tokens,
                 len,
-                causal: true,
+                causal,
                 window: a.window.unwrap_or(usize::MAX),
                 scale: a.scale,
             }
@@ -362,8 +364,8 @@ impl Head {
     /// The keys that row i sees: first, one past the last.
     #[inline(always)]
     fn seen(&self, row: usize) -> (usize, usize) {
-        let end = if self.causal { self.len - self.tokens + row / self.group + 1 } else { self.len };
-        (end.saturating_sub(self.window), end)
+        let own = (self.len.saturating_sub(self.tokens) + row / self.group).min(self.len - 1);
+        ((own + 1).saturating_sub(self.window), if self.causal { own + 1 } else { self.len })
     }
 
     /// The chunks that rows row..row + rows see.

@@ -42,15 +42,17 @@ pub fn erf(v: f64) -> f64 {
     2.0 / std::f64::consts::PI.sqrt() * (-v * v).exp() * sum
 }
 
-/// Attention as [`crate::cpu::attention::attention_dense`] defines it, each query seeing the last `window` of its keys.
+/// Attention as [`crate::cpu::attention::attention_dense`] defines it, each query seeing the last `window` keys up to its own, and where
+/// it is not causal those behind it.
 pub fn attention(a: &Dense, window: usize) -> Vec<f32> {
     let (hd, group) = (a.head_dim, a.heads / a.kv_heads);
     let mut out = Vec::new();
     for (token, head) in (0..a.q_len).flat_map(|t| (0..a.heads).map(move |h| (t, h))) {
         let q = &a.q[token * a.q_stride + head * hd..][..hd];
-        let end = if a.causal { a.kv_len - a.q_len + token + 1 } else { a.kv_len };
+        let own = a.kv_len.saturating_sub(a.q_len) + token + 1;
+        let end = if a.causal { own } else { a.kv_len };
         let row = |of: &'_ [f32], j: usize, i: usize| f64::from(of[j * a.kv_stride + head / group * hd + i]);
-        let keys = end.saturating_sub(window)..end;
+        let keys = own.saturating_sub(window)..end;
         let score = |j: usize| (0..hd).map(|i| f64::from(q[i]) * row(a.k, j, i)).sum::<f64>() * f64::from(a.scale);
         let scores: Vec<f64> = keys.clone().map(score).collect();
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);

@@ -130,7 +130,7 @@ fn attention(pool: &Pool) {
                 let (q, mut out) = (noise(tokens * heads * head_dim), vec![0.0; tokens * heads * head_dim]);
                 let mut one = |layer| {
                     let a = Paged { store: &store, layer, heads, scale: 0.125, window: None };
-                    let span = Span { tokens, len, blocks: &table };
+                    let span = Span { tokens, len, blocks: &table, causal: true };
                     attention_paged(pool, &mut plan, a, [span].into_iter(), (&q, &mut out));
                 };
                 let seconds = best(|| one(turn.next().unwrap()));

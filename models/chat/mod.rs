@@ -61,12 +61,19 @@ pub struct Message {
     pub role: Role,
     /// What; plain text.
     pub content: String,
+    /// Pictures before it.
+    pub pictures: usize,
 }
 
 impl Message {
     /// A message.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into() }
+        Self { role, content: content.into(), pictures: 0 }
+    }
+
+    /// The message with so many pictures before its text.
+    pub fn with_pictures(self, pictures: usize) -> Self {
+        Self { pictures, ..self }
     }
 }
 
@@ -130,23 +137,43 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error`].
     pub fn encode(&self, messages: &[Message], date: Date, tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
+        self.encode_with(messages, "", date, tokenizer)
+    }
+
+    /// As [`ChatTemplate::encode`], with `picture` where a message has one: control tokens that no message can write.
+    ///
+    /// # Errors
+    /// [`Error`]; a base model's plain form has no place for pictures.
+    pub fn encode_with(
+        &self,
+        messages: &[Message],
+        picture: &str,
+        date: Date,
+        tokenizer: &Tokenizer,
+    ) -> Result<Vec<u32>, Error> {
         let Some(template) = &self.template else {
+            if messages.iter().any(|m| m.pictures > 0) {
+                return Err(Error::Refused("a model without a chat template takes no pictures".into()));
+            }
             return Ok(tokenizer.encode_prompt(&plain(messages), Specials::Text, str::to_owned)?);
         };
-        let mark = free_mark(messages);
-        let guarded = messages
-            .iter()
-            .map(|m| Message { role: m.role, content: self.controls.guard(&m.content, mark, tokenizer).into_owned() });
+        let mut marks = free_marks(messages);
+        let (mark, place) = (marks.next().unwrap_or(FIRST_MARK), marks.next().unwrap_or(FIRST_MARK));
+        let guarded = messages.iter().map(|m| {
+            let text = self.controls.guard(&m.content, mark, tokenizer);
+            // The places stand together before the text: the template may cut the text's spaces, not theirs.
+            Message { content: format!("{}{text}", String::from(place).repeat(m.pictures)), ..*m }
+        });
         let guarded: Vec<Message> = guarded.collect();
         let prompt = template.render(&Input { messages: &guarded, bos: &self.bos, eos: &self.eos, date })?;
+        let prompt = if messages.iter().any(|m| m.pictures > 0) { prompt.replace(place, picture) } else { prompt };
         Ok(tokenizer.encode_prompt(&prompt, Specials::Parse, |text| text.replace(mark, ""))?)
     }
 }
 
-/// A private-use character that nobody wrote.
-fn free_mark(messages: &[Message]) -> char {
-    let used = |c: char| messages.iter().any(|m| m.content.contains(c));
-    (FIRST_MARK..).find(|&c| !used(c)).unwrap_or(FIRST_MARK)
+/// Private-use characters that nobody wrote.
+fn free_marks(messages: &[Message]) -> impl Iterator<Item = char> {
+    (FIRST_MARK..).filter(|&c| !messages.iter().any(|m| m.content.contains(c)))
 }
 
 fn plain(messages: &[Message]) -> String {

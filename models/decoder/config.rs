@@ -19,7 +19,7 @@ pub enum Family {
     Mistral,
     /// Qwen 1.5, 2 and 2.5: biases on query, key and value.
     Qwen2,
-    /// Qwen 3: norms on the heads of query and key.
+    /// Qwen 3, and the decoder of Qwen 3 VL: norms on the heads of query and key.
     Qwen3,
     /// Qwen 3 with a mixture of experts for its feed-forward network.
     Qwen3Moe,
@@ -31,11 +31,13 @@ pub enum Family {
 
 impl Family {
     /// The families by their names in `general.architecture` and `model_type`.
-    pub const NAMES: [(&'static str, Self); 9] = [
+    pub const NAMES: [(&'static str, Self); 11] = [
         ("llama", Self::Llama),
         ("mistral", Self::Mistral),
         ("qwen2", Self::Qwen2),
         ("qwen3", Self::Qwen3),
+        ("qwen3vl", Self::Qwen3),
+        ("qwen3_vl_text", Self::Qwen3),
         ("qwen3moe", Self::Qwen3Moe),
         ("qwen3_moe", Self::Qwen3Moe),
         ("gemma3", Self::Gemma3),
@@ -46,7 +48,7 @@ impl Family {
     fn named(name: &str) -> Result<Self> {
         let found = Self::NAMES.iter().find(|(n, _)| *n == name);
         found.map(|f| f.1).ok_or_else(|| {
-            let runs = "llama, mistral, qwen2, qwen3, qwen3moe, gemma3 and phi3";
+            let runs = "llama, mistral, qwen2, qwen3, qwen3vl, qwen3moe, gemma3 and phi3";
             Error::Unsupported(format!("the model's architecture is \"{name}\"; this version runs {runs}"))
         })
     }
@@ -158,6 +160,12 @@ pub struct Config {
     pub logit_softcap: Option<f32>,
     /// Added to stored norm weights (checkpoints of Gemma store weight - 1; GGUF has it added already).
     pub norm_offset: f32,
+    /// Pairs of the rotation that time, height and width have, where a picture's rows stand at all three (Qwen 3 VL).
+    pub sections: Option<[usize; 3]>,
+    /// Layers from the first on after which features are added to a picture's rows.
+    pub deepstack: usize,
+    /// Whether a picture's rows see each other, those behind them too (Gemma 3): they go into one pass.
+    pub whole_pictures: bool,
 }
 
 /// Most experts a model may have: above any model's, and few enough for the buffers that grow with them.
@@ -207,6 +215,16 @@ impl Config {
         if !(self.eps >= 0.0 && self.eps < 1.0) || scales.iter().any(|s| !(s.is_finite() && *s > 0.0)) {
             let problem = format!("{} of 0 to 1, scales of attention, embeddings and logits {scales:?}: positive", self.eps);
             return Some(("attention.layer_norm_rms_epsilon", problem));
+        }
+        if let Some(sections) = self.sections
+            && sections.iter().try_fold(0usize, |sum, n| sum.checked_add(*n)) != Some(self.rope.dims / 2)
+        {
+            let problem = format!("{sections:?}: their sum is to be the {} rotated pairs", self.rope.dims / 2);
+            return Some(("rope.dimension_sections", problem));
+        }
+        if self.deepstack > self.layers {
+            let problem = format!("features after {} of {} layers", self.deepstack, self.layers);
+            return Some(("n_deepstack_layers", problem));
         }
         self.local_problem().or_else(|| self.experts_problem())
     }

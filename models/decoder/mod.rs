@@ -8,14 +8,15 @@
 mod config;
 mod experts;
 mod files;
+mod pictures;
 mod state;
 mod weights;
 
 use std::path::Path;
 
 use dreamseed_kernels::{
-    Epilogue, KvStore, KvType, Matrix, Paged, Pool, Product, Span, add_in_place, attention_paged, linear, linear_many,
-    rms_norm, rms_norm_in_place, rope,
+    Epilogue, KvStore, KvType, Matrix, Paged, Pool, Product, add_in_place, attention_paged, linear, linear_many, rms_norm,
+    rms_norm_in_place, rope,
 };
 
 use crate::{
@@ -26,6 +27,7 @@ use experts::FeedForward;
 use files::Files;
 
 pub use config::{Config, Experts, Family, Layers, Local};
+pub use pictures::{Features, Picture, whole};
 pub use state::{State, Workspace};
 pub use weights::Weights;
 
@@ -58,6 +60,14 @@ pub enum Error {
     /// Nothing to run.
     #[error("no tokens; give at least one")]
     Empty,
+    /// A picture that is not this model's, or not at a place where one can stand.
+    #[error("the picture at row {at}: {problem}")]
+    Picture {
+        /// Its first row.
+        at: usize,
+        /// What was seen, what is allowed.
+        problem: String,
+    },
     /// More tokens than a pass takes.
     #[error("{tokens} tokens in a pass of at most {rows}; run them in several passes")]
     Rows {
@@ -92,13 +102,11 @@ pub struct Slice<'a> {
     pub blocks: &'a [u32],
     /// Which logits are wanted.
     pub logits: Logits,
+    /// All pictures of the sequence, in order: those before the new tokens, too, move positions.
+    pub pictures: &'a [Picture],
 }
 
-impl<'a> Slice<'a> {
-    fn span(&self) -> Span<'a> {
-        Span { tokens: self.tokens.len(), len: self.past + self.tokens.len(), blocks: self.blocks }
-    }
-
+impl Slice<'_> {
     /// The rows of the slice whose logits are wanted.
     fn wanted(&self) -> std::ops::Range<usize> {
         let n = self.tokens.len();
@@ -121,17 +129,21 @@ enum Op {
     GateUp(usize),
     Down(usize),
     Experts(usize),
+    Deep(usize),
     Head,
 }
 
 /// What a pass does, in order: the same for every pass of a model, whatever its sequences and their lengths.
-fn plan(weights: &Weights) -> Vec<Op> {
+fn plan(weights: &Weights, config: &Config) -> Vec<Op> {
     let mut plan = vec![Op::Embed];
     for (i, layer) in weights.layers.iter().enumerate() {
         plan.extend([Op::NormQkv(i), Op::RopeAppend(i), Op::Attend(i), Op::Output(i)]);
         match layer.feed_forward {
             FeedForward::Dense(_) => plan.extend([Op::GateUp(i), Op::Down(i)]),
             FeedForward::Mixture(_) => plan.push(Op::Experts(i)),
+        }
+        if i < config.deepstack {
+            plan.push(Op::Deep(i));
         }
     }
     plan.push(Op::Head);
@@ -174,7 +186,7 @@ impl Decoder {
         let weights = Weights::load(files, &config, pool)?;
         let local = config.local.as_ref().and_then(|l| l.rope.as_ref()).unwrap_or(&config.rope).rotation();
         let global = config.rope.rotation();
-        let plan = plan(&weights);
+        let plan = plan(&weights, &config);
         Ok(Self { config, weights, plan, global, local })
     }
 
@@ -213,17 +225,41 @@ impl Decoder {
     /// # Errors
     /// [`Error`]; the state is as before then.
     pub fn forward<'s>(&self, pool: &Pool, state: &'s mut State, tokens: &[u32], logits: Logits) -> Result<&'s [f32], Error> {
+        self.forward_with(pool, state, tokens, &[], logits)
+    }
+
+    /// As [`Decoder::forward`], with pictures in the place of some of `tokens`.
+    ///
+    /// # Errors
+    /// [`Error`]; the state is as before then.
+    pub fn forward_with<'s>(
+        &self,
+        pool: &Pool,
+        state: &'s mut State,
+        tokens: &[u32],
+        pictures: &[Picture],
+        logits: Logits,
+    ) -> Result<&'s [f32], Error> {
         if tokens.is_empty() {
             return Err(Error::Empty);
         }
-        self.check(tokens)?;
         if tokens.len() > state.context() - state.len() {
             return Err(Error::Context { past: state.len(), new: tokens.len(), context: state.context() });
         }
+        let chunks = state.chunks(tokens, pictures, self.config.whole_pictures)?;
+        let known = [&state.pictures, pictures].concat();
+        self.check_pictures(&Slice {
+            tokens,
+            past: state.len(),
+            context: state.context(),
+            blocks: &[],
+            logits,
+            pictures: &known,
+        })?;
+        state.pictures = known;
         state.workspace.logits.clear();
-        let chunks = tokens.chunks(state.workspace.rows());
         let last = chunks.len() - 1;
-        for (i, chunk) in chunks.enumerate() {
+        for (i, chunk) in chunks.into_iter().enumerate() {
             let wanted = if logits == Logits::Last && i < last { Logits::None } else { logits };
             let (slice, store, workspace) = state.pass(chunk, wanted);
             pool.keep_awake(|| self.pass(pool, workspace, store, &[slice]));
@@ -253,7 +289,7 @@ impl Decoder {
         if tokens > workspace.rows() {
             return Err(Error::Rows { tokens, rows: workspace.rows() });
         }
-        slices.iter().try_for_each(|s| self.check(s.tokens))?;
+        slices.iter().try_for_each(|s| self.check_pictures(s))?;
         workspace.logits.clear();
         pool.keep_awake(|| self.pass(pool, workspace, store, slices));
         Ok(workspace.logits())
@@ -280,27 +316,21 @@ impl Decoder {
                 Op::GateUp(layer) => self.gate_up(pool, workspace, layer, n),
                 Op::Down(layer) => self.down(pool, workspace, layer, n),
                 Op::Experts(layer) => self.experts(pool, workspace, layer, n),
+                Op::Deep(layer) => self.add_deep(workspace, slices, layer),
                 Op::Head => self.logits(pool, workspace, slices),
             }
         }
     }
 
-    /// Embeddings of the tokens, and the rotations of their positions.
+    /// Embeddings of tokens and pictures, and the rotations of their positions.
     fn embed(&self, workspace: &mut Workspace, slices: &[Slice]) {
-        let tokens = slices.iter().flat_map(|s| s.tokens);
-        for (&token, x) in tokens.zip(workspace.x.chunks_exact_mut(self.config.dim)) {
-            self.weights.embeddings.row(token as usize, x);
-            if self.config.embedding_scale != 1.0 {
-                x.iter_mut().for_each(|x| *x *= self.config.embedding_scale);
-            }
-        }
+        self.embed_rows(workspace, slices);
         workspace.global.clear();
         workspace.local.clear();
         for s in slices {
-            let positions = s.past..s.past + s.tokens.len();
-            self.global.within(s.context).append(positions.clone(), &mut workspace.global);
+            self.append_positions(s, self.global.within(s.context), &mut workspace.global);
             if self.config.local.is_some() {
-                self.local.within(s.context).append(positions, &mut workspace.local);
+                self.append_positions(s, self.local.within(s.context), &mut workspace.local);
             }
         }
     }
@@ -349,7 +379,8 @@ impl Decoder {
         let q_dim = heads * head_dim;
         let a = Paged { store, layer, heads, scale, window: self.config.local(layer).map(|l| l.window) };
         let (q, attended) = (&ws.q[..n * q_dim], &mut ws.attended[..n * q_dim]);
-        attention_paged(pool, &mut ws.plan, a, slices.iter().map(Slice::span), (q, attended));
+        let spans = slices.iter().flat_map(|s| s.spans(self.config.whole_pictures));
+        attention_paged(pool, &mut ws.plan, a, spans, (q, attended));
     }
 
     /// The heads' output, onto the residual stream.
@@ -445,4 +476,4 @@ fn add_product(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

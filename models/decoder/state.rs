@@ -2,7 +2,7 @@
 
 use dreamseed_kernels::{AttentionPlan, KV_BLOCK, KvShape, KvStore, KvType};
 
-use super::{CHUNK, Config, Logits, Slice, experts::Scratch};
+use super::{CHUNK, Config, Error, Logits, Picture, Slice, experts::Scratch, whole};
 use crate::layers::rope::Table;
 
 /// The buffers of a pass over up to [`Workspace::rows`] tokens, allocated once. Made by [`super::Decoder::workspace`].
@@ -70,6 +70,7 @@ pub struct State {
     len: usize,
     pub(super) store: KvStore,
     table: Vec<u32>, // 0, 1, 2, ...
+    pub(super) pictures: Vec<Picture>,
     pub(super) workspace: Workspace,
 }
 
@@ -80,6 +81,7 @@ impl State {
             len: 0,
             store: KvStore::new(config.kv_shape(kind)),
             table: Vec::new(),
+            pictures: Vec::new(),
             workspace: Workspace::new(config, context.clamp(1, CHUNK)),
         }
     }
@@ -104,9 +106,28 @@ impl State {
         self.workspace.logits()
     }
 
-    /// Forgets all but the first `n` tokens (to go on from a shared prefix).
+    /// Forgets all but the first `n` tokens (to go on from a shared prefix); of a picture that would be cut, all.
     pub fn truncate(&mut self, n: usize) {
-        self.len = self.len.min(n);
+        let n = self.len.min(n);
+        self.len = whole(&self.pictures, 0, n);
+        self.pictures.retain(|p| p.end() <= self.len);
+    }
+
+    /// `tokens` in pieces that a pass takes, and that cut no picture where those are to be whole.
+    pub(super) fn chunks<'t>(&self, tokens: &'t [u32], pictures: &[Picture], together: bool) -> Result<Vec<&'t [u32]>, Error> {
+        let (mut left, mut past, mut chunks) = (tokens, self.len, Vec::new());
+        while !left.is_empty() {
+            let rows = left.len().min(self.workspace.rows());
+            let taken = if together { whole(pictures, past, rows) } else { rows };
+            if taken == 0 {
+                let tokens = pictures.iter().find(|p| p.at == past).map_or(rows, |p| p.features.len());
+                return Err(Error::Rows { tokens, rows: self.workspace.rows() });
+            }
+            let (chunk, rest) = left.split_at(taken);
+            chunks.push(chunk);
+            (left, past) = (rest, past + taken);
+        }
+        Ok(chunks)
     }
 
     /// Makes room for `len` tokens now, so that no step allocates.
@@ -121,6 +142,7 @@ impl State {
         let past = self.len;
         self.len += tokens.len();
         self.reserve(self.len);
-        (Slice { tokens, past, context: self.context, blocks: &self.table, logits }, &mut self.store, &mut self.workspace)
+        let slice = Slice { tokens, past, context: self.context, blocks: &self.table, logits, pictures: &self.pictures };
+        (slice, &mut self.store, &mut self.workspace)
     }
 }

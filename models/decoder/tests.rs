@@ -1,6 +1,6 @@
 mod formats;
 mod hostile;
-mod transformers;
+pub(crate) mod transformers;
 
 use std::path::PathBuf;
 
@@ -24,12 +24,12 @@ fn integers(file: &safetensors::File, name: &str) -> Vec<u32> {
     bytes.chunks(8).map(|b| u32::try_from(i64::from_le_bytes(b.try_into().unwrap())).unwrap()).collect()
 }
 
-fn argmax(logits: &[f32]) -> u32 {
+pub(crate) fn argmax(logits: &[f32]) -> u32 {
     (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32
 }
 
 /// Largest difference over the largest value.
-fn apart(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn apart(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let largest = a.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     a.iter().zip(b).fold(0.0f32, |m, (a, b)| m.max((a - b).abs())) / largest
@@ -73,7 +73,7 @@ struct Size {
 const SMALL: Size = Size { dim: 24, hidden: 40, heads: 4, kv_heads: 2, head_dim: 8, vocab: 50, layers: 7 };
 
 /// Repeatable values in -1..1.
-fn noise(n: u64, seed: &str) -> Vec<f32> {
+pub(crate) fn noise(n: u64, seed: &str) -> Vec<f32> {
     let mut state = seed.bytes().fold(0x9E37_79B9u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -145,7 +145,7 @@ fn model(arch: &str, s: &Size) -> Writer {
     w
 }
 
-fn open(writer: &Writer) -> WeightsResult<Decoder> {
+pub(crate) fn open(writer: &Writer) -> WeightsResult<Decoder> {
     let (_dir, path) = writer.file();
     Decoder::open(&path, &Pool::new(2))
 }
@@ -195,7 +195,7 @@ fn sequences_in_one_pass_equal_each_alone() {
     let mut workspace = decoder.workspace(256);
     // Two sequences of 140 and 60 tokens, the second of which shares the first one's block: prefill in unequal parts beside each other.
     let (a, b) = (&tokens[..140], &[&tokens[..128], &tokens[200..260]].concat());
-    let slice = |tokens, past, blocks, logits| Slice { tokens, past, context: 512, blocks, logits };
+    let slice = |tokens, past, blocks, logits| Slice { tokens, past, context: 512, blocks, logits, pictures: &[] };
     let run = |workspace: &mut Workspace, store: &mut KvStore, slices: &[Slice]| {
         decoder.run(&pool, workspace, store, slices).unwrap().to_vec()
     };

@@ -234,6 +234,20 @@ impl Frequencies {
             }
         }
     }
+
+    /// Appends rows that stand at three positions, of time, height and width, which take turns over the pairs: height has the first
+    /// `sections[1]` pairs of remainder 1 by three, width the first `sections[2]` of remainder 2, and time all others (Qwen3-VL).
+    pub fn append_sections(&self, rows: impl Iterator<Item = [usize; 3]>, sections: [usize; 3], table: &mut Table) {
+        for positions in rows {
+            for (pair, radians) in self.radians.iter().enumerate() {
+                let axis = pair % 3;
+                let position = positions[if pair / 3 < sections[axis] { axis } else { 0 }];
+                let (sin, cos) = (position as f64 * radians).sin_cos();
+                table.cos.push((cos * self.magnitude) as f32);
+                table.sin.push((sin * self.magnitude) as f32);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -602,7 +602,12 @@ impl Gguf {
 
     /// A vector of `len` floats (norms, biases), widened where stored in half precision.
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
-        let kind = self.kind(name, 1, len)?;
+        self.values(name, 1, len)
+    }
+
+    /// All `rows` x `cols` floats of a tensor, `cols` of them in its fastest dimension, widened where stored in half precision.
+    pub fn values(&self, name: &str, rows: usize, cols: usize) -> Result<Vec<f32>> {
+        let kind = self.kind(name, rows, cols)?;
         let bytes = self.bytes(name)?;
         let halves = bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
         match kind {

@@ -68,7 +68,8 @@ pub(super) fn run(engine: &Engine, args: &BatchArgs, runs: usize) -> Result<Batc
     for (s, table) in tables.iter().enumerate() {
         let text: Vec<u32> = (0..args.depth).map(|i| token(i + s * args.depth)).collect();
         for (i, part) in text.chunks(512).enumerate() {
-            let slice = Slice { tokens: part, past: i * 512, context: each, blocks: table, logits: Logits::None };
+            let slice =
+                Slice { tokens: part, past: i * 512, context: each, blocks: table, logits: Logits::None, pictures: &[] };
             decoder.run(pool, &mut workspace, &mut store, &[slice]).map_err(failed)?;
         }
         progress.inc(1);
@@ -81,7 +82,8 @@ pub(super) fn run(engine: &Engine, args: &BatchArgs, runs: usize) -> Result<Batc
             for step in 0..args.r#gen {
                 let tokens: Vec<[u32; 1]> = (0..batch).map(|s| [token(step + s)]).collect();
                 let past = args.depth + step;
-                let slice = |(tokens, blocks)| Slice { tokens, past, context: each, blocks, logits: Logits::Last };
+                let slice =
+                    |(tokens, blocks)| Slice { tokens, past, context: each, blocks, logits: Logits::Last, pictures: &[] };
                 let slices: Vec<Slice> = tokens.iter().map(|t| &t[..]).zip(tables.iter().map(|t| &t[..])).map(slice).collect();
                 decoder.run(pool, &mut workspace, &mut store, &slices).map_err(failed)?;
             }

@@ -126,7 +126,7 @@ impl Sequence {
     }
 
     fn span(&self, tokens: usize, len: usize) -> Span<'_> {
-        Span { tokens, len, blocks: &self.table }
+        Span { tokens, len, blocks: &self.table, causal: true }
     }
 }
 
@@ -161,6 +161,34 @@ fn paged_attention_agrees_with_f64_at_every_level_and_in_every_type() {
                 let what = format!("{level:?} {kind:?} {tokens} of {len}, heads {heads}/{kv_heads} of {hd}, window {window:?}");
                 close(&got, &want, &what);
             }
+        }
+    }
+}
+
+#[test]
+fn a_span_that_is_not_causal_sees_all_of_itself() {
+    let pool = Pool::new(2);
+    for (tokens, len, heads, kv_heads, hd, window) in [
+        (1, 1, 1, 1, 16, None),
+        (4, 4, 2, 1, 16, Some(2)),
+        (30, 300, 4, 2, 32, None),
+        (150, 400, 4, 2, 32, Some(130)),
+        (150, 290, 2, 2, 20, Some(17)),
+        (3, 500, 4, 1, 64, Some(200)),
+    ] {
+        let s = sequence(KvType::F16, len, kv_heads, hd);
+        let q = noise(7, tokens * heads * hd);
+        let scale = 2.0 / (hd as f32).sqrt();
+        let (q_stride, kv_stride, k, v) = (heads * hd, kv_heads * hd, &s.k[..], &s.v[..]);
+        let (q_len, kv_len, head_dim) = (tokens, len, hd);
+        let a = Dense { q: &q, k, v, q_len, kv_len, q_stride, kv_stride, heads, kv_heads, head_dim, scale, causal: false };
+        let want = reference::attention(&a, window.unwrap_or(usize::MAX));
+        for level in simd::levels() {
+            let mut got = vec![f32::NAN; q.len()];
+            let spans = [Span { causal: false, ..s.span(tokens, len) }].into_iter();
+            let mut plan = AttentionPlan::default();
+            attention_paged_at(level, &pool, &mut plan, s.paged(heads, scale, window), spans, (&q, &mut got));
+            close(&got, &want, &format!("{level:?} {tokens} of {len}, window {window:?}"));
         }
     }
 }
@@ -202,7 +230,7 @@ fn sequences_of_different_lengths_run_together() {
         attention_paged(&pool, &mut AttentionPlan::default(), s.paged(4, 0.2, None), spans.iter().copied(), (q, &mut out));
         out
     };
-    let (a, b) = (s.span(1, 300), Span { tokens: 30, len: 40, blocks: &other });
+    let (a, b) = (s.span(1, 300), Span { tokens: 30, len: 40, blocks: &other, causal: true });
     let together = run(&[a, b], &q);
     assert_eq!([run(&[a], &q[..row]), run(&[b], &q[row..])].concat(), together);
 }
@@ -222,7 +250,7 @@ fn a_query_that_is_not_finite_shows() {
 #[should_panic(expected = "usable blocks")]
 fn a_table_that_ends_too_early_is_refused() {
     let s = sequence(KvType::F16, 200, 1, 16);
-    let span = Span { tokens: 1, len: 200, blocks: &s.table[..1] };
+    let span = Span { tokens: 1, len: 200, blocks: &s.table[..1], causal: true };
     let (q, mut out) = ([0.0; 16], [0.0; 16]);
     attention_paged(&Pool::new(1), &mut AttentionPlan::default(), s.paged(1, 1.0, None), [span].into_iter(), (&q, &mut out));
 }

@@ -57,6 +57,9 @@ impl Config {
             tied: gguf.tensor("output.weight").is_none(),
             logit_softcap: keys.f64("final_logit_softcapping")?.map(|c| c as f32),
             norm_offset: 0.0,
+            sections: keys.sections()?,
+            deepstack: keys.usize("n_deepstack_layers")?.unwrap_or(0),
+            whole_pictures: gemma,
         };
         match config.problem() {
             Some((field, problem)) => Err(keys.error(field, problem)),
@@ -96,6 +99,19 @@ impl Keys<'_> {
 
     fn f64(&self, name: &str) -> Result<Option<f64>> {
         self.gguf.f64(&self.key(name))
+    }
+
+    /// Sections of the rotation, in models that see. GGUF pads them to four.
+    fn sections(&self) -> Result<Option<[usize; 3]>> {
+        const NAME: &str = "rope.dimension_sections";
+        let seen = self.gguf.integers(&self.key(NAME))?;
+        let seen = seen.as_deref().map(|s| s.strip_suffix(&[0]).filter(|s| s.len() == 3).unwrap_or(s));
+        match seen {
+            _ if self.arch != "qwen3vl" => Ok(None),
+            None => Err(self.error(NAME, "is missing")),
+            Some(&[t, h, w]) if t >= 0 && h >= 0 && w >= 0 => Ok(Some([t as usize, h as usize, w as usize])),
+            Some(other) => Err(self.error(NAME, format!("{other:?}; pairs of time, height and width are needed"))),
+        }
     }
 
     fn head_dim(&self, dim: usize, heads: usize) -> Result<usize> {

@@ -72,6 +72,8 @@ struct RopeJson {
     mscale: Option<f64>,
     mscale_all_dim: Option<f64>,
     truncate: Option<bool>,
+    mrope_section: Option<Vec<usize>>,
+    mrope_interleaved: Option<bool>,
     short_factor: Option<Vec<f32>>,
     long_factor: Option<Vec<f32>>,
 }
@@ -97,12 +99,22 @@ impl Config {
         #[derive(Deserialize)]
         struct Outer {
             text_config: Option<Json>,
+            #[serde(default)]
+            vision_config: Vision,
+        }
+        #[derive(Default, Deserialize)]
+        struct Vision {
+            #[serde(default)]
+            deepstack_visual_indexes: Vec<usize>,
         }
         let unread = |e: serde_json::Error| error("model", e.column() as u64, e.to_string());
         let outer: Outer = serde_json::from_slice(text).map_err(unread)?;
         let json = outer.text_config.map_or_else(|| serde_json::from_slice(text).map_err(unread), Ok)?;
         let family = Family::named(&json.model_type)?;
-        let config = json.config(family)?;
+        let mut config = json.config(family)?;
+        if config.sections.is_some() {
+            config.deepstack = outer.vision_config.deepstack_visual_indexes.len();
+        }
         match config.problem() {
             Some((field, problem)) => Err(error(field, 0, problem)),
             None => Ok(config),
@@ -151,7 +163,26 @@ impl Json {
             tied: self.tie_word_embeddings.unwrap_or(gemma),
             logit_softcap: self.final_logit_softcapping,
             norm_offset: if gemma { 1.0 } else { 0.0 },
+            sections: self.sections()?,
+            deepstack: 0,
+            whole_pictures: gemma,
         })
+    }
+
+    /// Sections of the rotation, in models that see.
+    fn sections(&self) -> Result<Option<[usize; 3]>> {
+        if self.model_type != "qwen3_vl_text" {
+            return Ok(None);
+        }
+        let rope = self.rope_scaling.as_ref().or(self.rope_parameters.as_ref());
+        if let Some(false) = rope.and_then(|r| r.mrope_interleaved) {
+            return Err(Error::Unsupported("mrope_interleaved false; this version runs sections that take turns".into()));
+        }
+        match rope.and_then(|r| r.mrope_section.as_deref()) {
+            None => Ok(Some([24, 20, 20])),
+            Some(&[t, h, w]) => Ok(Some([t, h, w])),
+            Some(other) => Err(error("rope_parameters.mrope_section", 0, format!("{other:?}; three numbers are needed"))),
+        }
     }
 
     /// What changes the arithmetic in a way that this version does not run.

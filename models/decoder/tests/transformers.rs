@@ -14,24 +14,28 @@ const ALLOWED: f32 = 2e-5;
 
 /// A model: its config.json, the shape, scale and offset of each tensor, and the tokens it was run on.
 #[derive(serde::Deserialize)]
-struct Case {
-    config: Value,
+pub(crate) struct Case {
+    pub(crate) config: Value,
+    #[serde(default)]
     prompt: Vec<u32>,
-    tensors: BTreeMap<String, (Vec<usize>, f32, f32)>,
+    pub(crate) tensors: BTreeMap<String, (Vec<usize>, f32, f32)>,
+    /// Of the decoder's tensors, in a model that sees.
+    #[serde(default)]
+    pub(crate) prefix: String,
 }
 
 impl Case {
-    fn config(&self) -> Config {
+    pub(crate) fn config(&self) -> Config {
         Config::from_json(self.config.to_string().as_bytes()).unwrap()
     }
 
-    fn values(&self, name: &str) -> Vec<f32> {
+    pub(crate) fn values(&self, name: &str) -> Vec<f32> {
         let (shape, scale, offset) = &self.tensors[name];
         noise(shape.iter().product::<usize>() as u64, name).into_iter().map(|v| offset + scale * v).collect()
     }
 
     /// As transformers saves it.
-    fn folder(&self) -> tempfile::TempDir {
+    pub(crate) fn folder(&self) -> tempfile::TempDir {
         self.folder_as(&self.config, str::to_owned)
     }
 
@@ -50,7 +54,7 @@ impl Case {
     }
 
     /// As llama.cpp's converter writes it; `None` for what GGUF cannot say.
-    fn gguf(&self) -> Option<Writer> {
+    pub(crate) fn gguf(&self) -> Option<Writer> {
         let config = self.config();
         let mut w = metadata(&config)?;
         let mut add = |name: &str, from: &[String]| {
@@ -70,7 +74,7 @@ impl Case {
             }
             w = std::mem::take(&mut w).tensor(name, &dims, &values);
         };
-        let hf = |name: &str| files::hf_name(name, "", config.norm_offset != 0.0);
+        let hf = |name: &str| files::hf_name(name, &self.prefix, config.norm_offset != 0.0);
         for name in ["token_embd.weight", "output_norm.weight", "output.weight"] {
             add(name, &hf(name).into_iter().collect::<Vec<_>>());
         }
@@ -101,6 +105,7 @@ fn metadata(config: &Config) -> Option<Writer> {
     let arch = match config.family {
         Family::Llama | Family::Mistral => "llama",
         Family::Qwen2 => "qwen2",
+        Family::Qwen3 if config.sections.is_some() => "qwen3vl",
         Family::Qwen3 => "qwen3",
         Family::Qwen3Moe => "qwen3moe",
         Family::Gemma3 => "gemma3",
@@ -122,6 +127,10 @@ fn metadata(config: &Config) -> Option<Writer> {
         w = w.u32(&key(name), value as u32);
     }
     w = w.f32(&key("attention.layer_norm_rms_epsilon"), config.eps).f32(&key("rope.freq_base"), config.rope.base as f32);
+    if let Some([t, h, width]) = config.sections {
+        w = w.i32s(&key("rope.dimension_sections"), &[t as i32, h as i32, width as i32, 0]);
+        w = w.u32(&key("n_deepstack_layers"), config.deepstack as u32);
+    }
     if let Some(cap) = config.logit_softcap {
         w = w.f32(&key("final_logit_softcapping"), cap);
     }

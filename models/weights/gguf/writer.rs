@@ -95,6 +95,18 @@ impl Writer {
         self
     }
 
+    /// With other names of tensors.
+    pub(crate) fn renamed(mut self, name: impl Fn(String) -> String) -> Self {
+        self.tensors.iter_mut().for_each(|t| t.0 = name(std::mem::take(&mut t.0)));
+        self
+    }
+
+    /// Without a tensor.
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.tensors.retain(|t| t.0 != name);
+        self
+    }
+
     /// The same metadata with the tensors of another.
     pub(crate) fn with_tensors_of(self, other: Self) -> Self {
         Self { tensors: other.tensors, ..self }
