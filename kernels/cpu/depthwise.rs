@@ -117,7 +117,7 @@ impl Depthwise {
 /// How many neighbouring pixels make a whole number of vectors: at most four, else one.
 fn folds(w: &Window, width: Width) -> usize {
     let c = w.input[2];
-    (1..=4).find(|m| m * c % width.lanes() == 0).filter(|_| w.stride[1] == 1).unwrap_or(1)
+    (1..=4).find(|m| (m * c).is_multiple_of(width.lanes())).filter(|_| w.stride[1] == 1).unwrap_or(1)
 }
 
 /// The rows of an input picture: row `y` is the one at `y & mask` behind `x`, so that a few of them can go round in a small memory.

@@ -19,6 +19,7 @@ pub(crate) struct Layer {
 
 /// What a layer does.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // a network has a few dozen of them
 pub(crate) enum Kind {
     Conv(Weighted),
     Depthwise(Weighted),
