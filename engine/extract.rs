@@ -8,9 +8,11 @@ use dreamseed_models::image::Image;
 use dreamseed_models::music::{self, Music};
 use dreamseed_models::pose::{self, Person, Pose};
 use dreamseed_models::prosody::{self, Prosody};
+use dreamseed_models::vision::Vision;
 use dreamseed_models::whisper::{self, Pronunciation, Transcript, Whisper};
 
 use crate::media::{Clip, Frame};
+use crate::scene::{Scene, Watch};
 use crate::{Error, Result};
 
 /// What was perceived in one frame; times are the clip's.
@@ -44,6 +46,8 @@ pub struct Tracks {
     pub pose: Option<Vec<Observed<Person>>>,
     /// What the face did, a frame each.
     pub face: Option<Vec<Observed<Face>>>,
+    /// How the film is cut and what its pictures show; `None` for a single picture without a vision model.
+    pub scene: Option<Scene>,
 }
 
 /// The models that perceive; what is `None` is not asked for.
@@ -65,6 +69,8 @@ pub struct Perception<'a> {
     pub people: usize,
     /// Face.
     pub face: Option<&'a FaceNets>,
+    /// Embeddings of the pictures.
+    pub vision: Option<&'a Vision>,
     /// Pictures belong together in time: follow and smooth.
     pub video: bool,
 }
@@ -80,8 +86,8 @@ pub fn extract(pool: &Pool, clip: &Clip, perception: &Perception, cancel: &Atomi
         (sound, sight.join())
     });
     let sight = sight.map_err(|_| Error::Internal("the lane of pose and face panicked".into()));
-    let (Heard { speech, pronunciation, prosody, music }, (pose, face)) = (sound?, sight??);
-    Ok(Tracks { duration: clip.duration(), speech, pronunciation, prosody, music, pose, face })
+    let (Heard { speech, pronunciation, prosody, music }, (pose, face, scene)) = (sound?, sight??);
+    Ok(Tracks { duration: clip.duration(), speech, pronunciation, prosody, music, pose, face, scene })
 }
 
 fn check(cancel: &AtomicBool) -> Result<()> {
@@ -118,16 +124,17 @@ fn listen(pool: &Pool, pcm: &[f32], with: &Perception, cancel: &AtomicBool) -> R
     Ok(Heard { speech: Some(speech), pronunciation, prosody, music })
 }
 
-type Watched = (Option<Vec<Observed<Person>>>, Option<Vec<Observed<Face>>>);
+type Watched = (Option<Vec<Observed<Person>>>, Option<Vec<Observed<Face>>>, Option<Scene>);
 
 /// The lane of sight.
 fn watch(pool: &Pool, frames: &[Frame], with: &Perception, cancel: &AtomicBool) -> Result<Watched> {
     if frames.is_empty() {
-        return Ok((None, None));
+        return Ok((None, None, None));
     }
     let several = pose::Options { max_people: with.people.max(1), smooth: with.video, ..Default::default() };
     let mut bodies = with.pose.map(|p| (p.tracker(several), Vec::new()));
     let mut faces = with.face.map(|f| (f.tracker(face::Options { follow: with.video, ..Default::default() }), Vec::new()));
+    let mut scenes = (with.video || with.vision.is_some()).then(|| Watch::new(with.vision));
     for frame in frames {
         check(cancel)?;
         let image = view(frame)?;
@@ -137,12 +144,15 @@ fn watch(pool: &Pool, frames: &[Frame], with: &Perception, cancel: &AtomicBool) 
         if let Some((tracker, track)) = &mut faces {
             track.push(observed(frame, tracker.track(pool, &image)?));
         }
+        if let Some(scenes) = &mut scenes {
+            scenes.see(pool, &image, frame.t);
+        }
     }
     let bodies = bodies.map(|(_, mut track)| {
         main_first(&mut track);
         track
     });
-    Ok((bodies, faces.map(|f| f.1)))
+    Ok((bodies, faces.map(|f| f.1), scenes.map(Watch::finish)))
 }
 
 /// The id of the main person of a track in which people are beside each other: who fills most of the picture over the whole clip.

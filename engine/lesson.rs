@@ -52,6 +52,8 @@ pub struct Request {
     pub speech: Option<String>,
     /// Pose model: an id or a file; `None` is the full BlazePose.
     pub pose: Option<String>,
+    /// Vision model, an id or a folder: embeddings of the pictures, and with a reference how alike they look. `None`: none.
+    pub vision: Option<String>,
     /// Seed of the LLM's sampling.
     pub seed: u64,
 }
@@ -81,6 +83,7 @@ impl Request {
             voice,
             speech: None,
             pose: None,
+            vision: None,
             seed: 0,
         }
     }
@@ -117,6 +120,7 @@ impl Request {
             face: self.lab == Lab::Drama,
             speech_model: self.speech.clone(),
             pose_model: self.pose.clone(),
+            vision_model: self.vision.clone(),
             ..Wanted::default()
         }
     }
@@ -249,8 +253,11 @@ impl Run {
         let reference = self.request.reference.as_ref().map(|clip| self.perceive(clip)).transpose()?;
         self.clock.stage("extract");
         // 2. fuse
-        let timeline = timeline::fuse(&tracks, timeline::RATE);
+        let mut timeline = timeline::fuse(&tracks, timeline::RATE);
         let teacher = reference.map(|tracks| (timeline::fuse(&tracks, timeline::RATE), tracks));
+        if let Some((reference, theirs)) = &teacher {
+            timeline::similarity(&mut timeline, &tracks, (reference, theirs));
+        }
         self.clock.stage("fuse");
         self.send(Event::Features(Features::new(&tracks, &timeline)))?;
         // 3. plan

@@ -20,6 +20,7 @@ pub mod manifest;
 pub mod media;
 pub mod render;
 pub mod router;
+pub mod scene;
 pub mod session;
 pub mod timeline;
 

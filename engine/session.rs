@@ -27,6 +27,7 @@ use std::sync::{Arc, Mutex};
 use dreamseed_kernels::Pool;
 use dreamseed_models::face::FaceNets;
 use dreamseed_models::pose::Pose;
+use dreamseed_models::vision::{Precision, Vision};
 use dreamseed_models::whisper::{self, Transcript, Whisper};
 
 use crate::config::{Config, Device};
@@ -59,6 +60,7 @@ struct Inner {
     speech: Kept<Whisper>,
     pose: Kept<Pose>,
     face: Kept<FaceNets>,
+    vision: Kept<Vision>,
     llm: Kept<Llm>,
     drafts: Kept<Llm>,
     progress: Progress,
@@ -138,6 +140,7 @@ impl Builder {
                 speech: Kept::default(),
                 pose: Kept::default(),
                 face: Kept::default(),
+                vision: Kept::default(),
                 llm: Kept::default(),
                 drafts: Kept::default(),
                 progress: self.progress.unwrap_or_else(Progress::silent),
@@ -289,6 +292,12 @@ impl Engine {
         kept(&self.inner.face, &mesh, || Ok(FaceNets::open(&detector, &mesh, Some(&expression))?.with_iris(&iris)?))
     }
 
+    /// A vision model: an id, a folder as transformers writes it, or the profile's.
+    pub fn vision(&self, model: Option<&str>) -> Result<Arc<Vision>> {
+        let (folder, _) = self.locate(model, Role::Vision, ".safetensors")?;
+        kept(&self.inner.vision, &folder, || Ok(Vision::open(&folder, &self.inner.pool, Precision::Stored)?))
+    }
+
     /// An LLM: an id, a file, or the profile's; served as the configuration's `llm` says.
     pub fn llm(&self, model: Option<&str>) -> Result<Arc<Llm>> {
         let (_, file) = self.locate(model, Role::Llm, ".gguf")?;
@@ -382,6 +391,7 @@ impl Engine {
         // letters that belong to one language name it: short Korean is else taken for others
         let named = clip.text.as_deref().and_then(whisper::language_of);
         let language = named.filter(|code| speech.as_ref().is_some_and(|s| s.languages().any(|known| known == *code)));
+        let vision = wanted.vision_model.as_deref().filter(|_| sight).map(|m| self.vision(Some(m))).transpose()?;
         let perception = Perception {
             speech: speech.as_deref(),
             speech_options: whisper::Options {
@@ -396,6 +406,7 @@ impl Engine {
             pose: pose.as_deref(),
             people: wanted.people,
             face: face.as_deref(),
+            vision: vision.as_deref(),
             video: clip.frames.len() > 1,
         };
         extract::extract(&self.inner.pool, clip, &perception, cancel)
@@ -421,6 +432,8 @@ pub struct Wanted {
     pub pose_model: Option<String>,
     /// Most people to follow; the timeline is of the main one.
     pub people: usize,
+    /// Vision model, an id or a folder: embeddings of the pictures. `None`: none are made.
+    pub vision_model: Option<String>,
 }
 
 impl Default for Wanted {
@@ -434,6 +447,7 @@ impl Default for Wanted {
             speech_model: None,
             pose_model: None,
             people: 1,
+            vision_model: None,
         }
     }
 }
@@ -453,6 +467,7 @@ impl Wanted {
         if self.face && sight {
             ids.extend(FACE.map(String::from));
         }
+        ids.extend(self.vision_model.clone().filter(|_| sight));
         ids.retain(|id| engine.store().manifest().find(id).is_ok());
         Ok(ids)
     }

@@ -48,6 +48,9 @@ pub struct CoachArgs {
     /// Pose model: lite, full, heavy or a file
     #[arg(long, value_name = "ID|FILE")]
     pub pose: Option<String>,
+    /// Vision model: an id or a folder; with --reference, how alike the pictures look
+    #[arg(long, value_name = "ID|DIR")]
+    pub vision: Option<String>,
     /// Write a picture of the lesson: key frames with the skeleton, pitch, words, scores
     #[arg(long, value_name = "FILE.png")]
     pub picture: Option<PathBuf>,
@@ -101,6 +104,7 @@ impl CoachArgs {
             },
             speech: self.speech.clone(),
             pose: self.pose.clone(),
+            vision: self.vision.clone(),
             seed: self.seed,
             ..Request::new(Lab::Drama, media::Clip::default())
         };

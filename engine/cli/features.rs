@@ -8,7 +8,7 @@ use clap::Args;
 use super::{ClipArgs, emit_json, engine, note};
 use crate::config::Config;
 use crate::session::Wanted;
-use crate::{Error, Result, timeline};
+use crate::{Error, Result, media, timeline};
 
 /// Arguments of `features`.
 #[derive(Clone, Debug, Args)]
@@ -22,6 +22,12 @@ pub struct FeaturesArgs {
     /// Rows a second
     #[arg(long, value_name = "HZ", default_value_t = timeline::RATE)]
     pub rate: f64,
+    /// A vision model (an id, or a folder as transformers writes it): finer cuts, and similarity to the reference
+    #[arg(long, value_name = "ID|DIR")]
+    pub vision: Option<String>,
+    /// A teacher's clip: column vision.similarity
+    #[arg(long, value_name = "FILE", requires = "vision")]
+    pub reference: Option<PathBuf>,
     /// Leave out speech to text (words and pauses)
     #[arg(long)]
     pub no_speech: bool,
@@ -41,9 +47,13 @@ pub(super) fn run(config: Config, args: FeaturesArgs) -> Result<()> {
     }
     let engine = engine(config)?;
     let clip = args.clip.open(&engine)?;
-    let wanted = Wanted { speech: !args.no_speech, ..Wanted::default() };
+    let wanted = Wanted { speech: !args.no_speech, vision_model: args.vision.clone(), ..Wanted::default() };
     let tracks = engine.perceive(&clip, &wanted, &AtomicBool::new(false))?;
-    let timeline = timeline::fuse(&tracks, args.rate);
+    let mut timeline = timeline::fuse(&tracks, args.rate);
+    if let Some(file) = &args.reference {
+        let theirs = engine.perceive(&media::open(file, &engine.limits())?, &wanted, &AtomicBool::new(false))?;
+        timeline::similarity(&mut timeline, &tracks, (&timeline::fuse(&theirs, args.rate), &theirs));
+    }
     match &args.out {
         None => emit_json(&timeline),
         Some(out) => {

@@ -11,6 +11,7 @@ mod follow;
 mod listen;
 mod pose;
 mod run;
+mod see;
 mod stream;
 mod transcribe;
 
@@ -52,6 +53,8 @@ pub enum Command {
     Pose(pose::PoseArgs),
     /// Hold a learner's movement against a teacher's: OKS, PCK, PA-MPJPE, tempo ratio
     Compare(compare::CompareArgs),
+    /// Which labels fit pictures or the shots of a video, and where a video is cut
+    See(see::SeeArgs),
     /// The fused feature matrix and events of a clip, as JSON, CSV or safetensors
     Features(features::FeaturesArgs),
     /// Download weights: a model, a profile, or what this machine needs
@@ -82,6 +85,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Some(Command::Transcribe(args)) => transcribe::run(config, args),
         Some(Command::Pose(args)) => pose::run(config, args),
         Some(Command::Compare(args)) => compare::run(config, args),
+        Some(Command::See(args)) => see::run(config, args),
         Some(Command::Features(args)) => features::run(config, args),
         Some(Command::Pull(args)) => fetch::pull(&config, &Store::open(&config)?, &args, &mut std::io::stdout()),
         Some(Command::Models(args)) => fetch::list(&config, &Store::open(&config)?, &args, &mut std::io::stdout()),

@@ -1,7 +1,7 @@
 //! What happened when: words, pauses, accents, gestures, beats, expressions, repetitions.
 
 use super::{
-    Event, EventKind, Timeline, fuse,
+    Event, EventKind, Timeline, fuse, scene,
     series::{Peak, apart, median, peaks, quantile, smooth},
 };
 use crate::extract::Tracks;
@@ -35,6 +35,9 @@ pub(super) fn find(tracks: &Tracks, timeline: &Timeline) -> Vec<Event> {
         let strength = |t: f64| music.onset.get((t / music.hop).round() as usize).copied().unwrap_or(0.0);
         let beat = |&t: &f64| Event { kind: EventKind::MusicBeat, start: t, end: t, label: String::new(), value: strength(t) };
         events.extend(music.beats.iter().map(beat));
+    }
+    if let Some(scene) = &tracks.scene {
+        scene::changes(scene, &mut events);
     }
     gestures(timeline, &mut events);
     beats(timeline, &mut events);

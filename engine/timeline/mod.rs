@@ -9,6 +9,7 @@ mod gaze;
 mod head;
 mod mass;
 mod performance;
+mod scene;
 mod series;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,7 @@ pub use compare::{Alignment, Followed, align, differences, follow};
 pub use export::export;
 pub use fuse::{RATE, fuse};
 pub use performance::{JOINTS, Performance, performance};
+pub use scene::similarity;
 
 /// Everything perceived, on one clock that starts at 0.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -85,6 +87,8 @@ pub enum EventKind {
     /// The turning point of a repeated bend, such as the bottom of a squat: label the joint (`left_knee`), value how many degrees
     /// the angle is from the straightest moment since the turning point before and until the next.
     Repetition,
+    /// The film changes its shot: label `cut` or `fade`, value the distance of the two shots (0..1), span that of a fade.
+    ShotChange,
 }
 
 impl Timeline {

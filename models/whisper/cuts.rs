@@ -28,6 +28,12 @@ impl Cuts {
         parts.concat()
     }
 
+    /// The sample of what is kept at which the span that holds `sample` ends; what follows it was said after a silence.
+    pub(super) fn end_of_span(&self, sample: usize) -> usize {
+        let span = self.starts.partition_point(|start| *start <= sample).saturating_sub(1);
+        self.spans.get(span).map_or(usize::MAX, |at| self.starts[span] + (at.end - at.start))
+    }
+
     /// The span in which a time of what is kept lies.
     fn span_at(&self, seconds: f64) -> usize {
         let sample = seconds * SAMPLE_RATE as f64;
@@ -99,6 +105,7 @@ mod tests {
             let back = cuts.time(seconds, cuts.span_at(seconds));
             assert!((back - f64::from(kept[sample]) / 16e3).abs() < 1e-6, "{sample}: {back}");
         }
+        assert_eq!([0, 31_999, 32_000, 63_999, 90_000].map(|s| cuts.end_of_span(s)), [32_000, 32_000, 64_000, 64_000, 64_000]);
         assert!(Cuts::new(Vec::new()).keep(&pcm).is_empty());
     }
 

@@ -116,7 +116,14 @@ impl<'a> Session<'a> {
             if progress(Progress::Position { done, total: self.transcript.duration }).is_break() {
                 break;
             }
-            let window = Window { start: next, frames: (total - next).min(self.whisper.model.config.window_frames()) };
+            // A window never reaches over a cut: what was said there has nothing to do with this, and would draw words away from their times.
+            let until =
+                self.cuts.as_ref().map_or(total, |cuts| cuts.end_of_span(next * HOP).div_ceil(HOP).clamp(next + 1, total));
+            if next > 0 && until < total && until - next < LEAST_ADVANCE {
+                next = until;
+                continue;
+            }
+            let window = Window { start: next, frames: (until - next).min(self.whisper.model.config.window_frames()) };
             let known = !self.transcript.language.is_empty();
             let Some(decoded) = self.decode(window, progress)? else { break };
             if !known
