@@ -524,7 +524,8 @@ fn polarity(point: &Point, clauses: &[Clause], plain: &str) -> Vec<Fault> {
         PointKind::Advice => clauses.iter().any(|c| c.text.contains(**w)),
     };
     const GOING_ON: [&str; 6] = ["유지", "이어", "계속", "지금처럼", "이대로", "즐"];
-    const EQUAL: [&str; 9] = ["만큼 자주", "비슷", "선생님처럼", "잘 맞", "안에 있", "영어다운", "충실", "글대로", "잘 따라갔"];
+    const EQUAL: [&str; 9] =
+        ["만큼 자주", "비슷", "선생님처럼", "잘 맞", "안에 있", "영어다운", "충실", "글대로 들려요", "잘 따라갔"];
     let unlike = match point.kind {
         PointKind::Strength => {
             clauses.iter().find(|c| c.advises && !GOING_ON.iter().any(|w| c.text.contains(w))).map(|c| c.text)

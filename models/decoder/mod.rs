@@ -246,7 +246,12 @@ impl Decoder {
         if tokens.len() > state.context() - state.len() {
             return Err(Error::Context { past: state.len(), new: tokens.len(), context: state.context() });
         }
-        let chunks = state.chunks(tokens, pictures, self.config.whole_pictures)?;
+        let together = self.config.whole_pictures;
+        // every pass is checked before the first one runs; nothing is kept of that, since a step allocates nothing
+        let mut seen = 0;
+        while seen < tokens.len() {
+            seen += state.piece(tokens.len() - seen, state.len() + seen, pictures, together)?;
+        }
         let known = [&state.pictures, pictures].concat();
         self.check_pictures(&Slice {
             tokens,
@@ -258,11 +263,14 @@ impl Decoder {
         })?;
         state.pictures = known;
         state.workspace.logits.clear();
-        let last = chunks.len() - 1;
-        for (i, chunk) in chunks.into_iter().enumerate() {
-            let wanted = if logits == Logits::Last && i < last { Logits::None } else { logits };
+        let mut left = tokens;
+        while !left.is_empty() {
+            let taken = state.piece(left.len(), state.len(), &state.pictures, together)?;
+            let (chunk, rest) = left.split_at(taken);
+            let wanted = if logits == Logits::Last && !rest.is_empty() { Logits::None } else { logits };
             let (slice, store, workspace) = state.pass(chunk, wanted);
             pool.keep_awake(|| self.pass(pool, workspace, store, &[slice]));
+            left = rest;
         }
         Ok(state.logits())
     }

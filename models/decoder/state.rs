@@ -113,21 +113,16 @@ impl State {
         self.pictures.retain(|p| p.end() <= self.len);
     }
 
-    /// `tokens` in pieces that a pass takes, and that cut no picture where those are to be whole.
-    pub(super) fn chunks<'t>(&self, tokens: &'t [u32], pictures: &[Picture], together: bool) -> Result<Vec<&'t [u32]>, Error> {
-        let (mut left, mut past, mut chunks) = (tokens, self.len, Vec::new());
-        while !left.is_empty() {
-            let rows = left.len().min(self.workspace.rows());
-            let taken = if together { whole(pictures, past, rows) } else { rows };
-            if taken == 0 {
+    /// How many of `left` tokens, the first of them at row `past`, a pass takes: one that cuts no picture where those are to be whole.
+    pub(super) fn piece(&self, left: usize, past: usize, pictures: &[Picture], together: bool) -> Result<usize, Error> {
+        let rows = left.min(self.workspace.rows());
+        match if together { whole(pictures, past, rows) } else { rows } {
+            0 => {
                 let tokens = pictures.iter().find(|p| p.at == past).map_or(rows, |p| p.features.len());
-                return Err(Error::Rows { tokens, rows: self.workspace.rows() });
+                Err(Error::Rows { tokens, rows: self.workspace.rows() })
             }
-            let (chunk, rest) = left.split_at(taken);
-            chunks.push(chunk);
-            (left, past) = (rest, past + taken);
+            taken => Ok(taken),
         }
-        Ok(chunks)
     }
 
     /// Makes room for `len` tokens now, so that no step allocates.

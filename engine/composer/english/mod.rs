@@ -94,7 +94,7 @@ fn polarity(point: &Point, tokens: &[Token], moods: &[Mood], lower: &str) -> Vec
     const GOING_ON: [&str; 7] = ["keep", "stay", "continue", "enjoy", "hold", "carry", "way"];
     const EQUAL: [&str; 20] = [
         "as often as",
-        "as written",
+        "words came out as written",
         "follows the",
         "keep the teacher's",
         "as much as",
