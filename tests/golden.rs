@@ -8,6 +8,8 @@ use dreamseed::extract::view;
 use dreamseed::live::Event;
 use dreamseed::llm::{Options, Session, raw};
 use dreamseed::media::{self, Limits};
+use dreamseed::session::Wanted;
+use dreamseed::timeline;
 use dreamseed_models::decoder::Logits;
 use dreamseed_models::pose;
 use dreamseed_models::tokenizer::Specials;
@@ -402,5 +404,30 @@ fn nobody_is_found_where_nobody_is() {
         let mut tracker = net.tracker(pose::Options { max_people: 3, smooth: false, ..Default::default() });
         let people = tracker.track(engine().pool(), &view(&frame).unwrap(), 0.0).unwrap();
         assert!(people.is_empty(), "{width} x {height}: {people:?}");
+    }
+}
+
+/// A smile and a neutral face, as they are, mirrored and darker: the expression that leads is the same each time, or none is sure.
+#[test]
+fn a_smile_and_a_neutral_face_are_told_apart() {
+    let wanted = Wanted { speech: false, prosody: false, music: false, pose: false, ..Wanted::default() };
+    for (picture, expression) in [("astronaut.png", "face.happy"), ("grace_hopper.jpg", "face.neutral")] {
+        let Some(path) = reference(&format!("media/{picture}")) else { return };
+        let frame = media::open(&path, &Limits::default()).unwrap().frames.remove(0);
+        let mut mirrored = frame.clone();
+        for row in mirrored.rgb.chunks_exact_mut(3 * frame.width as usize) {
+            row.reverse();
+            row.chunks_exact_mut(3).for_each(|p| p.reverse());
+        }
+        let mut dark = frame.clone();
+        dark.rgb.iter_mut().for_each(|v| *v = (f32::from(*v) * 0.6) as u8);
+        for (i, frame) in [frame, mirrored, dark].into_iter().enumerate() {
+            let clip = media::Clip { frames: vec![frame], ..media::Clip::default() };
+            let tracks = engine().perceive(&clip, &wanted, &false.into()).unwrap();
+            let timeline = timeline::fuse(&tracks, timeline::RATE);
+            let value = |name: &str| timeline.column(name).and_then(|c| c.values[0]).unwrap_or(f32::NAN);
+            let unsure = value("face.unsure") >= 0.5;
+            assert!(value(expression) > 0.5 || (unsure && i > 0), "{picture} {i}: {} unsure {unsure}", value(expression));
+        }
     }
 }

@@ -111,7 +111,8 @@ pub(super) fn run(config: Config, args: SeeArgs) -> Result<()> {
         show(&args, Line { t: None, shot: Some(*shot), labels: mean(&within) })?;
     }
     if !args.json {
-        note(&format!("{} shots in {} pictures", shots.len(), clip.frames.len()));
+        let (shots, pictures) = (shots.len(), clip.frames.len());
+        note(&format!("{shots} {} in {pictures} pictures", if shots == 1 { "shot" } else { "shots" }));
     }
     Ok(())
 }
