@@ -69,7 +69,7 @@ fn plain(x: f64, input: usize) -> Taps {
     Taps { first, weights }
 }
 
-/// A grid of vectors, (rows, cols, width) to (`to`[0], `to`[1], width).
+/// A grid of vectors, (rows, cols, width) to (rows and cols of `to`, width).
 pub fn grid(x: &[f32], from: [usize; 2], to: [usize; 2], filter: Filter) -> Vec<f32> {
     let width = x.len() / (from[0] * from[1]).max(1);
     let (down, across) = (taps(from[0], to[0], filter), taps(from[1], to[1], filter));
