@@ -88,15 +88,28 @@ impl MultiPose {
             let at = (pixel / SIDE * 2 * FINE + pixel % SIDE * 2) * 3 + c;
             *v = (s.fine[at] + s.fine[at + 3] + s.fine[at + FINE * 3] + s.fine[at + FINE * 3 + 3]) / 4.0;
         }
-        let mut found = self.run(pool, s)?;
+        let mut found = self.look(pool, s)?;
         found.retain(|f| f.score >= min_score);
         found.iter_mut().for_each(|f| f.place(&roi));
         found.sort_by(|a, b| b.score.total_cmp(&a.score));
         Ok(found)
     }
 
-    /// Runs on `s.input`; places in 0..1 of it, in the order of the centres' peaks. What is not finite is left out.
-    fn run(&self, pool: &Pool, s: &mut MultiPoseSession) -> Result<Vec<Found>> {
+    /// Everyone in a picture as the net takes it: (256, 256, 3), 0..255. Places are in 0..1 of it, in the order of the centres' peaks.
+    ///
+    /// # Errors
+    /// A picture of another size.
+    pub fn find_in(&self, pool: &Pool, s: &mut MultiPoseSession, pixels: &[f32]) -> Result<Vec<Found>> {
+        if pixels.len() != s.input.len() {
+            let problem = format!("a picture of {} values: {SIDE} x {SIDE} x 3 are needed", pixels.len());
+            return Err(Error::Tensor { name: "input".into(), problem });
+        }
+        s.input.copy_from_slice(pixels);
+        self.look(pool, s)
+    }
+
+    /// Runs on `s.input`. What is not finite is left out.
+    fn look(&self, pool: &Pool, s: &mut MultiPoseSession) -> Result<Vec<Found>> {
         s.net.run(pool, &[&s.input])?;
         for (p, &logit) in s.heat.iter_mut().zip(s.net.output(4)) {
             *p = sigmoid(logit);

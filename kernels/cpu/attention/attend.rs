@@ -130,7 +130,7 @@ impl<E: Element> Attend<'_, E> {
                 self.scaled_sums::<S>(&at, last - first, next, scores, result);
             } else if E::PAIRED {
                 let values = Pairs { b: at.values.cast(), step: 2 * padded, panel: 2 * LANES };
-                let weights = self.narrow::<S>(scores, panels);
+                let weights = self.narrow::<S>(scores, panels, result);
                 let shape = (self.rows, panels * LANES / 2, padded / LANES);
                 product_bf16::<S>(weights, 2 * CHUNK, shape, values, (result, padded));
             } else {
@@ -140,16 +140,21 @@ impl<E: Element> Attend<'_, E> {
         }
     }
 
-    /// Rounds the weights to bf16, each row at the beginning of its own room: rows are 2 CHUNK elements apart.
+    /// Rounds the weights to bf16, each row at the beginning of its own room: rows are 2 CHUNK elements apart. Their sums become those of
+    /// the rounded ones, so that what is divided by them is a mean again.
     #[inline(always)]
-    unsafe fn narrow<S: Simd>(&self, scores: *mut f32, panels: usize) -> *const bf16 {
+    unsafe fn narrow<S: Simd>(&self, scores: *mut f32, panels: usize, result: *mut f32) -> *const bf16 {
         for r in 0..self.rows {
-            // SAFETY: the row holds `panels` panels; what is written lies before what is yet to be read.
+            // SAFETY: the row holds `panels` panels; what is written lies before what is yet to be read. A result has a sum for each row.
             unsafe {
                 let row = scores.add(r * CHUNK);
+                let mut sum = S::splat(0.0);
                 for p in 0..panels {
-                    S::store_bf16(row.cast::<bf16>().add(p * LANES), S::load(row.add(p * LANES)));
+                    let to = row.cast::<bf16>().add(p * LANES);
+                    S::store_bf16(to, S::load(row.add(p * LANES)));
+                    sum = S::add(sum, S::load_bf16(to));
                 }
+                *result.add(ROWS * self.head.padded() + 2 * r + 1) = S::sum(sum);
             }
         }
         scores.cast()
