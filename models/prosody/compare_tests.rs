@@ -149,7 +149,7 @@ fn nothing_to_compare_and_hostile_sound() {
     let p = analyse(&pool(), &short, &Options::default());
     let voice = Voice { pcm: &short, prosody: &p, words: &[] };
     let c = compare(&pool(), &voice, &Voice { pcm: &teacher, prosody: &t, words: &wild }).unwrap();
-    assert!(c.words.is_empty() && c.rhythm.is_none() && c.tempo.is_finite());
+    assert!(c.words.is_empty() && c.rhythm.is_none() && c.tempo < 1.0, "{}", c.tempo);
     let no_tracks = Prosody::default();
     let _ = compare(&pool(), &Voice { prosody: &no_tracks, ..voice }, &voice);
 }
