@@ -10,6 +10,7 @@
 //! | weights | [`Matrix::from_f32`], [`Matrix::from_f16`], [`Matrix::from_bf16`], [`Matrix::from_blocks`] (ggml); [`Matrix::row`] looks a row up |
 //! | attention | [`attention_dense`] (encoders, cross attention; [`attention_dense_bf16`] where that is faster), [`attention_paged`] (prefill and decode over a [`KvStore`]) |
 //! | rows | [`rms_norm`], [`layer_norm`], [`softmax`], [`log_softmax`], [`rope`], [`cpu::math::gated`] |
+//! | NVIDIA GPUs | `cuda`, with the feature of that name |
 //! | formats | [`quant::dequantize`], exactly as ggml does |
 //!
 //! A row's result depends neither on the number of threads nor on the rows computed beside it: work is split by shape, sums
@@ -30,6 +31,8 @@
 //! ```
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod linear;
 pub mod matrix;
 mod memory;

@@ -1,0 +1,20 @@
+//! NVIDIA GPUs: one [`Device`] with its memory and stream, and the twins of the CPU's kernels for a decode step.
+//!
+//! The `.cu` files are compiled with the crate (`build.rs`) and embedded; the driver's library is looked up when a device is opened.
+//! Nothing here allocates or waits but what says so: a step can be captured into a [`Graph`] and replayed. All launches of a device
+//! go to one stream, in order.
+//!
+//! The kernels have run in an emulator of the driver, against the CPU's references (`tests/cuda.sh`). **They have not run on a real
+//! GPU yet.**
+
+mod attention;
+mod device;
+mod gemv;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+pub use attention::{Attend, Counters, DeviceStore, HeadNorms, RopeAppend, Rows, attend, rope_append};
+pub use device::{Buffer, Device, Element, Error, Graph, Info};
+pub use gemv::{DeviceMatrix, Gate, GemvInput, Part, Quantized, embed, gated, gemv};
+pub use rows::{add_norm, argmax, rms_norm, softcap};

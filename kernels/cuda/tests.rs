@@ -1,0 +1,311 @@
+//! The kernels against the references of their CPU twins. They need a driver: a GPU's, or the emulator of `tests/cuda.sh`. Without one
+//! they say so and pass, unless `DREAMSEED_CUDA_TEST` asks for them.
+
+use super::*;
+use crate::linear::tests::noise;
+use crate::quant::dequantize;
+use crate::{Activation, BlockType, KV_BLOCK, KvShape, KvType, RopeKind};
+
+/// The device of the tests.
+fn device() -> Option<Device> {
+    match Device::open(0) {
+        Ok(device) => Some(device),
+        Err(e) if std::env::var_os("DREAMSEED_CUDA_TEST").is_none() => {
+            eprintln!("skipped: {e}");
+            None
+        }
+        Err(e) => panic!("{e}"),
+    }
+}
+
+fn read<T: Element + Default>(buffer: &Buffer<T>, len: usize) -> Vec<T> {
+    let mut values = vec![T::default(); len];
+    buffer.read(0, &mut values).unwrap();
+    values
+}
+
+/// Blocks of a kind with plausible scales, and their values.
+fn weights(kind: BlockType, n: usize, k: usize, seed: u32) -> (Vec<u8>, Vec<f32>) {
+    let (block, size) = kind.block();
+    let mut bytes: Vec<u8> = noise(seed, n * k / block * size).iter().map(|v| (v * 128.0) as i8 as u8).collect();
+    let half = |v: f32| half::f16::from_f32(v).to_le_bytes();
+    for (i, (b, v)) in bytes.chunks_exact_mut(size).zip(noise(seed + 1, n * k / block)).enumerate() {
+        match kind {
+            BlockType::F32 => b.copy_from_slice(&v.to_le_bytes()),
+            BlockType::F16 => b.copy_from_slice(&half(v)),
+            BlockType::BF16 => b.copy_from_slice(&half::bf16::from_f32(v).to_le_bytes()),
+            BlockType::Q8K => b[..4].copy_from_slice(&(0.01 * v).to_le_bytes()),
+            BlockType::Q6K => b[208..].copy_from_slice(&half(0.001 * v)),
+            BlockType::Q3K => b[108..].copy_from_slice(&half(0.002 * v)),
+            BlockType::Q2K => {
+                b[80..82].copy_from_slice(&half(0.02 * v));
+                b[82..].copy_from_slice(&half(0.01 * v.abs()));
+            }
+            _ => {
+                b[..2].copy_from_slice(&half(if kind.block().0 == 256 { 0.002 } else { 0.05 } * v));
+                if matches!(kind, BlockType::Q4_1 | BlockType::Q5_1 | BlockType::Q4K | BlockType::Q5K) {
+                    b[2..4].copy_from_slice(&half(0.01 * (i as f32).sin()));
+                }
+            }
+        }
+    }
+    let mut values = vec![0.0; n * k];
+    dequantize(kind, &bytes, &mut values).unwrap();
+    (bytes, values)
+}
+
+/// x as 8 bits have it.
+fn rounded(x: &[f32]) -> Vec<f32> {
+    let unit = |u: &[f32]| {
+        let d = u.iter().fold(0.0f32, |m, v| m.max(v.abs())) / 127.0;
+        u.iter().map(|v| if d > 0.0 { (v / d).round_ties_even() * d } else { 0.0 }).collect::<Vec<_>>()
+    };
+    x.chunks(32).flat_map(unit).collect()
+}
+
+fn close(what: &str, got: &[f32], want: &[f64], bound: f64) {
+    let size = want.iter().fold(1e-3f64, |m, v| m.max(v.abs()));
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        let apart = (f64::from(*g) - w).abs() / size;
+        assert!(apart <= bound, "{what} [{i}]: {g}, not {w}");
+    }
+}
+
+fn product(x: &[f32], w: &[f32], k: usize) -> Vec<f64> {
+    let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+    x.chunks_exact(k).flat_map(|x| w.chunks_exact(k).map(move |w| dot(x, w))).collect()
+}
+
+fn normed(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let norm = |x: &[f32]| {
+        let mean = x.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / x.len() as f64;
+        let by = 1.0 / (mean + f64::from(eps)).sqrt();
+        x.iter().zip(weight).map(|(v, w)| (f64::from(*v) * by * f64::from(*w)) as f32).collect::<Vec<_>>()
+    };
+    x.chunks_exact(weight.len()).flat_map(norm).collect()
+}
+
+#[test]
+fn norms_and_their_codes_agree_with_f64() {
+    let Some(device) = device() else { return };
+    for (rows, k) in [(1, 32), (3, 64), (2, 576), (1, 96)] {
+        let (x, weight) = (noise(1, rows * k), noise(2, k));
+        let (dx, dw) = (device.upload(&x).unwrap(), device.upload(&weight).unwrap());
+        let (mut h, mut q) = (device.zeros(rows * k).unwrap(), Quantized::new(&device, rows, k).unwrap());
+        rms_norm(&device, rows, &dx, (&dw, 1e-5), &mut h, Some(&mut q)).unwrap();
+        let want = normed(&x, &weight, 1e-5);
+        let exact: Vec<f64> = want.iter().map(|&v| v.into()).collect();
+        close("norm", &read(&h, rows * k), &exact, 1e-6);
+        let (codes, scales) = (read(&q.q, rows * k), read(&q.scale, rows * k / 32));
+        for (u, [d, sum]) in scales.iter().enumerate() {
+            let codes = &codes[32 * u..][..32];
+            assert_eq!(codes.iter().map(|&c| i32::from(c)).sum::<i32>() as f32 * d, *sum);
+            let back: Vec<f32> = codes.iter().map(|&c| f32::from(c) * d).collect();
+            close("codes", &back, &exact[32 * u..][..32], 0.5 / 127.0 + 1e-5);
+        }
+        let mut residual = device.upload(&x).unwrap();
+        add_norm(&device, rows, &dx, (&dw, 1e-5), &mut residual).unwrap();
+        let sums: Vec<f64> = x.iter().zip(&exact).map(|(x, n)| f64::from(*x) + n).collect();
+        close("sum", &read(&residual, rows * k), &sums, 1e-6);
+    }
+}
+
+#[test]
+fn products_agree_with_f64_for_every_block_type() {
+    let Some(device) = device() else { return };
+    for kind in BlockType::ALL {
+        let k = if kind.block().0 == 256 { 512 } else { 96 };
+        for rows in [1, 2, 4, 8] {
+            let (n, other) = (37, 5);
+            let ((bytes, w), (bytes2, w2)) = (weights(kind, n, k, 3), weights(BlockType::Q8_0, other, k, 4));
+            let (x, ones, bias) = (noise(5, rows * k), vec![1.0; k], noise(6, n));
+            let (dx, ones) = (device.upload(&x).unwrap(), device.upload(&ones).unwrap());
+            let mut h = device.zeros(rows * k).unwrap();
+            let mut q = Quantized::new(&device, rows, k).unwrap();
+            rms_norm(&device, rows, &dx, (&ones, 0.0), &mut h, Some(&mut q)).unwrap();
+            let a = DeviceMatrix::new(&device, kind, n, k, &bytes).unwrap();
+            let b = DeviceMatrix::new(&device, BlockType::Q8_0, other, k, &bytes2).unwrap();
+            let bias_on = device.upload(&bias).unwrap();
+            let before = noise(7, rows * n);
+            let (mut out, mut out2) = (device.upload(&before).unwrap(), device.zeros(rows * other).unwrap());
+            let h_plain = normed(&x, &vec![1.0; k], 0.0);
+            let input = GemvInput::Plain { x: &h, quantized: Some(&q) };
+            let mut parts =
+                [Part { weights: &a, bias: Some(&bias_on), out: &mut out }, Part { weights: &b, bias: None, out: &mut out2 }];
+            gemv(&device, rows, &input, &mut parts, true).unwrap();
+            let seen = if kind.block().0 > 1 { rounded(&h_plain) } else { h_plain.clone() };
+            let mut want = product(&seen, &w, k);
+            want.iter_mut().enumerate().for_each(|(i, v)| *v += f64::from(bias[i % n]) + f64::from(before[i]));
+            close(&format!("{kind:?} {rows}"), &read(&out, rows * n), &want, 2e-4);
+            close("second", &read(&out2, rows * other), &product(&rounded(&h_plain), &w2, k), 2e-4);
+            if rows == 1 {
+                let input = GemvInput::Normed { x: &dx, weight: &ones, eps: 0.0 };
+                let mut out = device.zeros(n).unwrap();
+                gemv(&device, 1, &input, &mut [Part { weights: &a, bias: None, out: &mut out }], false).unwrap();
+                close(&format!("{kind:?} normed"), &read(&out, n), &product(&seen, &w, k), 2e-4);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_gate_is_activated_multiplied_and_quantized() {
+    let Some(device) = device() else { return };
+    let (hidden, k) = (96, 64);
+    for (rows, activation) in [(1, Activation::Silu), (2, Activation::GeluTanh), (8, Activation::Silu)] {
+        let ((gate, wg), (up, wu)) = (weights(BlockType::Q4_0, hidden, k, 8), weights(BlockType::Q5_1, hidden, k, 9));
+        let x = noise(10, rows * k);
+        let (dx, ones) = (device.upload(&x).unwrap(), device.upload(&vec![1.0; k]).unwrap());
+        let (mut h, mut q) = (device.zeros(rows * k).unwrap(), Quantized::new(&device, rows, k).unwrap());
+        rms_norm(&device, rows, &dx, (&ones, 0.0), &mut h, Some(&mut q)).unwrap();
+        let a = DeviceMatrix::new(&device, BlockType::Q4_0, hidden, k, &gate).unwrap();
+        let b = DeviceMatrix::new(&device, BlockType::Q5_1, hidden, k, &up).unwrap();
+        let (mut out, mut out_q) = (device.zeros(rows * hidden).unwrap(), Quantized::new(&device, rows, hidden).unwrap());
+        let input = GemvInput::Plain { x: &h, quantized: Some(&q) };
+        let g = Gate { gate: (&a, None), up: (&b, None), activation, out: &mut out, quantized: Some(&mut out_q) };
+        gated(&device, rows, &input, g).unwrap();
+        let seen = rounded(&normed(&x, &vec![1.0; k], 0.0));
+        let act = |v: f64| crate::cpu::reference::activation(activation, v);
+        let want: Vec<f64> = product(&seen, &wg, k).into_iter().zip(product(&seen, &wu, k)).map(|(g, u)| act(g) * u).collect();
+        let got = read(&out, rows * hidden);
+        close("gate", &got, &want, 2e-4);
+        let (codes, scales) = (read(&out_q.q, rows * hidden), read(&out_q.scale, rows * hidden / 32));
+        let back: Vec<f32> = codes.iter().enumerate().map(|(i, &c)| f32::from(c) * scales[i / 32][0]).collect();
+        close("gate's codes", &back, &want, 0.5 / 127.0 + 1e-3);
+    }
+}
+
+#[test]
+fn embeddings_and_the_largest_logit() {
+    let Some(device) = device() else { return };
+    for kind in BlockType::ALL {
+        let k = if kind.block().0 == 256 { 256 } else { 64 };
+        let (bytes, values) = weights(kind, 7, k, 11);
+        let table = DeviceMatrix::new(&device, kind, 7, k, &bytes).unwrap();
+        let (tokens, mut x) = (device.upload(&[3, 0, 6, 99]).unwrap(), device.zeros(4 * k).unwrap());
+        embed(&device, 4, &table, 2.0, &tokens, &mut x).unwrap();
+        let want: Vec<f64> =
+            [3, 0, 6, 6].iter().flat_map(|&t| values[t * k..][..k].iter().map(|v| 2.0 * f64::from(*v))).collect();
+        close(&format!("{kind:?}"), &read(&x, 4 * k), &want, 1e-6);
+    }
+    let n = 3001;
+    let mut logits = noise(12, 3 * n);
+    (logits[77], logits[2040]) = (5.0, 5.0);
+    logits[n + 2999] = 3.0;
+    logits[2 * n..].fill(f32::NEG_INFINITY);
+    logits[2 * n + 5] = f32::NAN;
+    let (mut x, mut out) = (device.upload(&logits).unwrap(), device.zeros(3).unwrap());
+    argmax(&device, 3, &x, n, &mut out).unwrap();
+    assert_eq!(read(&out, 3), [77, 2999, 0]);
+    softcap(&device, &mut x, n, 2.0).unwrap();
+    let want: Vec<f64> = logits[..n].iter().map(|&v| 2.0 * (f64::from(v) / 2.0).tanh()).collect();
+    close("softcap", &read(&x, n), &want, 1e-6);
+}
+
+/// Plain attention of one query head over keys and values of positions `from..`.
+fn plain_attention(q: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>], from: usize, scale: f64) -> Vec<f64> {
+    let score = |k: &Vec<f32>| scale * q.iter().zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let scores: Vec<f64> = keys[from..].iter().map(score).collect();
+    let most = scores.iter().fold(f64::NEG_INFINITY, |m, s| m.max(*s));
+    let weights: Vec<f64> = scores.iter().map(|s| (s - most).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    (0..q.len()).map(|e| weights.iter().zip(&values[from..]).map(|(w, v)| w * f64::from(v[e])).sum::<f64>() / sum).collect()
+}
+
+#[test]
+fn keys_are_rotated_stored_and_attended() {
+    let Some(device) = device() else { return };
+    for (dim, heads, kv_heads, splits, window, kind) in [
+        (64, 6, 2, 1, None, RopeKind::Interleaved),
+        (32, 4, 4, 3, Some(7), RopeKind::HalfSplit),
+        (128, 4, 1, 2, Some(140), RopeKind::HalfSplit),
+        (80, 2, 1, 2, None, RopeKind::HalfSplit),
+    ] {
+        let shape = KvShape { layers: 2, kv_heads, head_dim: dim, kind: KvType::F16 };
+        let mut store = DeviceStore::new(&device, shape, 6).unwrap();
+        let (count, length, table) = (2, [KV_BLOCK + 9, 5], [[4, 1, 0], [2, 3, 0]]);
+        let rotary = dim / 2;
+        let mut rows = Rows::new(&device, count, 3).unwrap();
+        rows.tables.write(0, &table.concat()).unwrap();
+        let angle = |p: usize, i: usize| p as f64 * 0.9f64.powi(i as i32);
+        let turn = |f: fn(f64) -> f64| -> Vec<f32> {
+            (0..2 * KV_BLOCK).flat_map(|p| (0..rotary / 2).map(move |i| f(angle(p, i)) as f32)).collect()
+        };
+        let turns = (device.upload(&turn(f64::cos)).unwrap(), device.upload(&turn(f64::sin)).unwrap());
+        let norm = noise(20, dim);
+        let norm_on = device.upload(&norm).unwrap();
+        let prepare = |x: &[f32], p: usize| -> Vec<f32> {
+            let mut x = normed(x, &norm, 1e-6);
+            for i in 0..rotary / 2 {
+                let (a, b) = if kind == RopeKind::Interleaved { (2 * i, 2 * i + 1) } else { (i, i + rotary / 2) };
+                let (s, c) = angle(p, i).sin_cos();
+                let (u, v) = (f64::from(x[a]), f64::from(x[b]));
+                (x[a], x[b]) = ((u * c - v * s) as f32, (u * s + v * c) as f32);
+            }
+            x
+        };
+        let short = |v: Vec<f32>| -> Vec<f32> { v.into_iter().map(|v| half::f16::from_f32(v).to_f32()).collect() };
+        let (mut keys, mut values) = (vec![vec![Vec::new(); kv_heads]; count], vec![vec![Vec::new(); kv_heads]; count]);
+        let mut counters = Counters::new(&device, count, heads, &shape, splits).unwrap();
+        let (mut out, mut out_q) =
+            (device.zeros(count * heads * dim).unwrap(), Quantized::new(&device, count, heads * dim).unwrap());
+        // every position is appended, and the last ones of each sequence are attended
+        for p in 0..length[0] {
+            let at: Vec<i32> = length.iter().map(|&l| if p < l { p as i32 } else { -1 }).collect();
+            rows.positions.write(0, &at).unwrap();
+            rows.turns.write(0, &[p as i32; 2]).unwrap();
+            let (q, k, v) = (
+                noise(p as u32, count * heads * dim),
+                noise(1000 + p as u32, count * kv_heads * dim),
+                noise(2000 + p as u32, count * kv_heads * dim),
+            );
+            let (mut dq, dk, dv) = (device.upload(&q).unwrap(), device.upload(&k).unwrap(), device.upload(&v).unwrap());
+            let norms = HeadNorms { q: Some(&norm_on), k: Some(&norm_on), eps: 1e-6 };
+            let a = RopeAppend { q: &mut dq, k: &dk, v: &dv, norms, turns: (&turns.0, &turns.1), rotary, kind, heads };
+            rope_append(&device, count, &rows, a, (&mut store, 1)).unwrap();
+            for r in (0..count).filter(|&r| p < length[r]) {
+                for h in 0..kv_heads {
+                    let at = (r * kv_heads + h) * dim;
+                    keys[r][h].push(short(prepare(&k[at..at + dim], p)));
+                    values[r][h].push(short(v[at..at + dim].to_vec()));
+                }
+            }
+            if !(length.contains(&(p + 1)) || p == 0) {
+                continue;
+            }
+            let scale = 0.17;
+            let a = Attend { q: &dq, heads, scale, window, out: &mut out, quantized: &mut out_q };
+            attend(&device, count, &rows, a, (&store, 1), &mut counters).unwrap();
+            let got = read(&out, count * heads * dim);
+            for r in (0..count).filter(|&r| p < length[r]) {
+                for h in 0..heads {
+                    let (at, kv) = ((r * heads + h) * dim, h / (heads / kv_heads));
+                    let from = window.map_or(0, |w| (p + 1usize).saturating_sub(w));
+                    let q = prepare(&q[at..at + dim], p);
+                    let want = plain_attention(&q, &keys[r][kv], &values[r][kv], from, scale.into());
+                    close(&format!("{dim} {heads}/{kv_heads} row {r} head {h} at {p}"), &got[at..at + dim], &want, 2e-3);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_nothing_is_left_behind() {
+    let Some(device) = device() else { return };
+    assert!(matches!(Device::open(99), Err(Error::NoDevice { ordinal: 99, .. })));
+    let before = device.used();
+    {
+        let x: Buffer<f32> = device.zeros(64).unwrap();
+        let w = DeviceMatrix::new(&device, BlockType::Q4_0, 4, 64, &[0; 4 * 36]).unwrap();
+        let mut out = device.zeros(4).unwrap();
+        let plain = GemvInput::Plain { x: &x, quantized: None };
+        let refused = |r: Result<(), Error>| assert!(matches!(r, Err(Error::Shape(_))), "{r:?}");
+        refused(gemv(&device, 1, &plain, &mut [Part { weights: &w, bias: None, out: &mut out }], false));
+        refused(gemv(&device, 3, &plain, &mut [Part { weights: &w, bias: None, out: &mut out }], false));
+        refused(DeviceMatrix::new(&device, BlockType::Q4K, 4, 64, &[]).map(drop));
+        assert!(matches!(device.zeros::<f32>(usize::MAX / 2), Err(Error::OutOfMemory { .. })));
+        assert!(device.used() > before);
+    }
+    assert_eq!(device.used(), before);
+}
