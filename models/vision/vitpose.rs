@@ -2,6 +2,8 @@
 //! out and points are read from heatmaps as transformers' processor does it (unbiased data processing, Huang et al. 2020; DARK,
 //! Zhang et al. 2020).
 
+mod experts;
+
 use std::path::Path;
 
 use dreamseed_kernels::Pool;
@@ -16,7 +18,8 @@ use super::resample::{self, Filter};
 use super::vit::{Config, First, Layout, Names, Positions, Vit};
 use super::{IMAGENET, activation, dino, read_json, unsupported};
 use crate::image::Image;
-use crate::weights::{Error, Result, Tensor, Values, safetensors};
+use crate::weights::{Error, Result, safetensors};
+use experts::Experts;
 
 /// Most points, largest enlargement and longest side of the input that are believed.
 const MAX_POINTS: usize = 1024;
@@ -157,46 +160,6 @@ pub struct VitPose {
     decoder: Decoder,
     size: [usize; 2], // (height, width) of the input
     points: usize,
-}
-
-/// ViTPose++ (Xu et al. 2023): the last rows of each layer's second matrix are an expert's, one for each set of pictures that it was
-/// trained with. Read here as one matrix, with the expert of COCO, the first.
-struct Experts<'a> {
-    file: &'a safetensors::File,
-    part: usize, // rows of an expert
-}
-
-impl Experts<'_> {
-    /// What the file calls the rows of COCO's expert that belong under a tensor: in later and in earlier versions of transformers.
-    fn below(&self, name: &str) -> Option<String> {
-        let (layer, what) = name.split_once(".mlp.fc2.")?;
-        let names = ["experts.0", "experts.experts.0"].map(|expert| format!("{layer}.mlp.{expert}.{what}"));
-        names.into_iter().find(|name| self.file.info(name).is_some())
-    }
-}
-
-impl Tensors for Experts<'_> {
-    fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        let mut shape = Tensors::shape(self.file, name)?;
-        if self.below(name).is_some() {
-            shape[0] = shape.first()?.checked_add(self.part)?;
-        }
-        Some(shape)
-    }
-
-    fn tensor(&self, name: &str) -> Result<Tensor> {
-        let mut tensor = self.file.tensor(name)?;
-        let Some(below) = self.below(name) else { return Ok(tensor) };
-        let (mut values, rows) = (tensor.values.into_f32(), self.file.tensor(&below)?);
-        tensor.shape[0] += self.part;
-        if rows.shape[0] != self.part || rows.shape[1..] != tensor.shape[1..] {
-            let problem =
-                format!("has shape {:?}: {} rows as of {name}, {:?}, are needed", rows.shape, self.part, tensor.shape);
-            return Err(Error::Tensor { name: below, problem });
-        }
-        values.extend(rows.values.into_f32());
-        Ok(Tensor { shape: tensor.shape, values: Values::F32(values) })
-    }
 }
 
 /// A point of the body.

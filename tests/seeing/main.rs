@@ -16,6 +16,7 @@ use dreamseed_models::decoder::{Decoder, Logits, Picture};
 use dreamseed_models::image::Image;
 use dreamseed_models::projector::Projector;
 use dreamseed_models::tokenizer::{Specials, Tokenizer};
+use dreamseed_models::vision::{Precision, Session, Vision, preprocess};
 use dreamseed_models::weights::gguf::Gguf;
 use model::{Kind, noise};
 use serde_json::Value;
@@ -222,4 +223,29 @@ fn what_cannot_be_seen_is_told() {
     command.args(["--prompt", "x", "--image", text(&tiny)]).env("DREAMSEED_LIMITS_MEGAPIXELS", "1");
     let (code, _, err) = outcome(&mut command);
     assert!(code == 1 && err.contains("huge.png") && err.contains("1500"), "{code}: {err}");
+}
+
+#[test]
+fn a_vision_model_is_timed_on_the_picture_that_it_writes() {
+    let (folder, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    model::golden("dinov2", folder.path(), |_, _, _| {});
+    let run = |side: &str| {
+        let first = ["--threads", "2", "bench", "vision", "--model", text(folder.path()), "--side", side];
+        outcome(&mut dreamseed(&[&first[..], &["--dump", text(out.path()), "--runs", "2", "--json"]].concat()))
+    };
+    let (code, seen, err) = run("28");
+    assert_eq!(code, 0, "{err}");
+    let seen: Value = serde_json::from_str(&seen).unwrap();
+    assert_eq!(seen["tokens"], 4 * 4 + 1);
+    assert!(["ms", "best_ms", "gflops", "of_peak"].iter().all(|f| seen[f].as_f64().unwrap() > 0.0), "{seen}");
+    let floats = |name: &str| -> Vec<f32> {
+        let bytes = std::fs::read(out.path().join(name)).unwrap();
+        bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+    };
+    let pool = Pool::new(1);
+    let model = Vision::open(folder.path(), &pool, Precision::Stored).unwrap();
+    let patches = preprocess::cut(&floats("input0.f32"), [28, 28], 7);
+    assert_eq!(model.forward(&pool, &patches, &mut Session::default()), floats("output0.f32"));
+    let (code, _, err) = run("30");
+    assert!(code == 2 && err.contains("--side 30") && err.contains("7 pixels"), "{code}: {err}");
 }

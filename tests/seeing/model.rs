@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use dreamseed_kernels::BlockType;
 use safetensors::tensor::{Dtype, TensorView};
+use serde_json::Value;
 use writer::Writer;
 
 #[allow(dead_code)] // the tests of the reader use all of it
@@ -39,6 +40,25 @@ pub(crate) fn save(folder: &Path, tensors: Vec<(String, Vec<usize>, Vec<f32>)>) 
     let view = |shape: &[usize], data| TensorView::new(Dtype::F32, shape.to_vec(), data).unwrap();
     let views: Vec<_> = tensors.iter().zip(&data).map(|(t, data)| (t.0.as_str(), view(&t.1, data))).collect();
     std::fs::write(folder.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+/// Shape of a tensor, and scale and offset of its values.
+type Rule = (Vec<usize>, f32, f32);
+
+/// Writes a model that golden outputs were made with, as transformers does; `change` sees config.json and each tensor's name and rule.
+pub(crate) fn golden(name: &str, folder: &Path, change: impl Fn(&mut Value, &str, &mut Rule)) {
+    let cases = include_str!("../../models/vision/golden/cases.json");
+    let mut case = serde_json::from_str::<Value>(cases).unwrap()[name].take();
+    let (mut config, rules) = (case["config"].take(), case["tensors"].as_object().unwrap());
+    let tensors = rules.iter().map(|(name, rule)| {
+        let mut rule = serde_json::from_value::<Rule>(rule.clone()).unwrap();
+        change(&mut config, name, &mut rule);
+        let (shape, scale, offset) = rule;
+        let values = noise(shape.iter().product(), name).iter().map(|v| offset + scale * v).collect();
+        (name.clone(), shape, values)
+    });
+    save(folder, tensors.collect());
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
 }
 
 /// Adds a tensor (fastest dimension first) whose values keep the size of what goes through it.
@@ -170,10 +190,14 @@ impl Kind {
         w
     }
 
-    /// Vision tower and projector: Gemma's makes 16 rows of a picture, Qwen's one of 16 x 16 pixels.
-    fn mmproj(self) -> Writer {
-        let gemma = self == Self::Gemma3;
-        let (dim, patch, blocks) = if gemma { (24, 6, 2) } else { (32, 8, 3) };
+    /// Width, patch and layers of the vision tower.
+    fn tower(self) -> (u64, u64, u32) {
+        if self == Self::Gemma3 { (24, 6, 2) } else { (32, 8, 3) }
+    }
+
+    /// What the mmproj file says of itself.
+    fn sight(self) -> Writer {
+        let (gemma, (dim, patch, blocks)) = (self == Self::Gemma3, self.tower());
         let mut w = Writer::default()
             .str("general.architecture", "clip")
             .str("clip.projector_type", if gemma { "gemma3" } else { "qwen3vl_merger" })
@@ -192,13 +216,18 @@ impl Kind {
         ] {
             w = w.u32(&format!("clip.vision.{name}"), value);
         }
-        w = match self {
+        match self {
             Self::Gemma3 => w.u32("clip.vision.projector.scale_factor", 2),
             Self::Qwen3Vl => w
                 .u32("clip.vision.spatial_merge_size", 2)
                 .u32("clip.vision.image_min_pixels", 256)
                 .bools("clip.vision.is_deepstack_layers", &[true, true, false]),
-        };
+        }
+    }
+
+    /// Vision tower and projector: Gemma's makes 16 rows of a picture, Qwen's one of 16 x 16 pixels.
+    fn mmproj(self) -> Writer {
+        let (mut w, (dim, patch, blocks)) = (self.sight(), self.tower());
         let mut linear = |name: &str, dims: &[u64]| {
             add(&mut w, &format!("{name}.weight"), dims);
             add(&mut w, &format!("{name}.bias"), &[dims[dims.len() - 1]]);

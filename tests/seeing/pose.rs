@@ -10,26 +10,19 @@ use dreamseed_models::pose::{LANDMARK_NAMES, Options, Person};
 use serde_json::{Value, json};
 
 use crate::common::{dreamseed, outcome, reference, weights};
-use crate::model::{noise, save};
+use crate::model::golden;
 
-/// A model of `points` points, of the shape that the golden outputs have.
+/// A model of `points` points.
 fn write(folder: &Path, points: usize) {
-    let cases = include_str!("../../models/vision/golden/cases.json");
-    let mut case = serde_json::from_str::<Value>(cases).unwrap()["vitpose"].take();
-    let tensors = case["tensors"].as_object().unwrap().iter().map(|(name, rule)| {
-        let (mut shape, scale, offset) = serde_json::from_value::<(Vec<usize>, f32, f32)>(rule.clone()).unwrap();
-        let (scale, offset) = match name.as_str() {
-            "head.conv.bias" => (0.1, 0.7),
-            "head.conv.weight" => (0.05 * scale, offset),
-            _ => (scale, offset),
-        };
+    golden("vitpose", folder, |config, name, (shape, scale, offset)| {
+        config["id2label"] = (0..points).map(|i| (i.to_string(), json!("x"))).collect::<serde_json::Map<_, _>>().into();
         shape[0] = if name.starts_with("head.conv") { points } else { shape[0] };
-        let values = noise(shape.iter().product(), name).iter().map(|v| offset + scale * v).collect();
-        (name.clone(), shape, values)
+        match name {
+            "head.conv.bias" => (*scale, *offset) = (0.1, 0.7),
+            "head.conv.weight" => *scale *= 0.05,
+            _ => {}
+        }
     });
-    save(folder, tensors.collect());
-    case["config"]["id2label"] = (0..points).map(|i| (i.to_string(), json!("x"))).collect::<serde_json::Map<_, _>>().into();
-    std::fs::write(folder.join("config.json"), case["config"].to_string()).unwrap();
 }
 
 /// The names of a person's landmarks that the net has.
