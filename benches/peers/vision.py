@@ -39,7 +39,8 @@ def make(shape, folder):
     model = build(shape).eval()
     with torch.no_grad():
         for weights in model.parameters():
-            weights.add_(0.05 * torch.randn(weights.shape)) if weights.dim() <= 1 else None
+            if weights.dim() <= 1:
+                weights.add_(0.05 * torch.randn(weights.shape))
     model.save_pretrained(folder)
 
 

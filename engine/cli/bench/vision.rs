@@ -26,14 +26,17 @@ pub struct VisionArgs {
     pub dump: Option<PathBuf>,
 }
 
+/// Most patches of a picture: the time of attention grows with their square.
+const MAX_PATCHES: usize = 1 << 14;
+
 #[derive(Serialize)]
 pub(super) struct VisionResult {
-    /// Median, of patches to vector.
+    /// Median, of pixels to vector.
     ms: f64,
     best_ms: f64,
     /// Tokens of a picture, those before the patches too.
     tokens: usize,
-    /// Multiply-adds of the layers, in millions.
+    /// Multiply-adds of patches and layers, in millions.
     mega_macs: f64,
     gflops: f64,
     /// Of independent multiply-adds on all threads, measured just then.
@@ -49,12 +52,15 @@ pub(super) fn run(engine: &Engine, args: &VisionArgs, runs: usize) -> Result<Vis
     if !side.is_multiple_of(config.patch) {
         return Err(Error::Usage(format!("--side {side}: whole patches of {} pixels are needed", config.patch)));
     }
+    let patches = (side / config.patch).pow(2);
+    if patches > MAX_PATCHES {
+        return Err(Error::Usage(format!("--side {side}: {patches} patches; at most {MAX_PATCHES} are allowed")));
+    }
     let pixels = pattern(config.channels * side * side);
-    let patches = preprocess::cut(&pixels, [side; 2], config.patch);
     let (mut session, mut times, mut vector) = (Session::default(), Vec::new(), Vec::new());
     for i in 0..WARM + runs {
         let begin = Instant::now();
-        vector = model.forward(pool, &patches, &mut session);
+        vector = model.forward(pool, &preprocess::cut(&pixels, [side; 2], config.patch), &mut session);
         if i >= WARM {
             times.push(begin.elapsed().as_secs_f64() * 1e3);
         }
@@ -64,8 +70,7 @@ pub(super) fn run(engine: &Engine, args: &VisionArgs, runs: usize) -> Result<Vis
         write(&folder.join("input0.f32"), &pixels)?;
         write(&folder.join("output0.f32"), &vector)?;
     }
-    let (c, patches) = (&config.encoder, patches.grid[0] * patches.grid[1]);
-    let tokens = model.vit().first_patch() + patches;
+    let (c, tokens) = (&config.encoder, model.vit().first_patch() + patches);
     let matrices = c.width * c.width * 4 + c.width * c.ffn * if c.gated { 3 } else { 2 };
     let attention = 2 * tokens * c.width;
     let macs = (c.layers * tokens * (matrices + attention) + patches * config.patch_len() * c.width) as f64;
