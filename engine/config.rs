@@ -35,6 +35,8 @@ pub struct Config {
     pub llm: Serving,
     /// How speech is written down.
     pub speech: Speech,
+    /// How bodies are seen.
+    pub pose: Body,
     /// Getting weights.
     pub fetch: Fetch,
     /// What input is let in.
@@ -69,6 +71,21 @@ pub struct Speech {
 impl Default for Speech {
     fn default() -> Self {
         Self { precision: Precision::Int8, vad: true }
+    }
+}
+
+/// How bodies are seen.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Body {
+    /// The landmark net where none is named: `lite`, `full` (the default) or `heavy` (BlazePose: 33 points, in metres too),
+    /// `vitpose-base` or `vitpose-small` (17 points in the picture), a file or a folder.
+    pub model: String,
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Self { model: "blazepose-full".into() }
     }
 }
 
@@ -296,6 +313,7 @@ impl Config {
             weights: PathBuf::new(),
             llm: Serving::default(),
             speech: Speech::default(),
+            pose: Body::default(),
             fetch: Fetch::default(),
             limits: Limits::default(),
         }

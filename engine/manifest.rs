@@ -58,6 +58,8 @@ pub struct Model {
     pub needs: Vec<String>,
     /// A small model of the same vocabulary, for speculative decoding.
     pub draft: Option<String>,
+    /// What lets a language model see: a model of the role `projector`, fetched when the first picture comes.
+    pub projector: Option<String>,
     /// What lies in its folder.
     pub files: Vec<File>,
     /// Where to get it, in order.
@@ -71,6 +73,8 @@ pub struct Model {
 pub enum Role {
     /// Language model.
     Llm,
+    /// A language model's sight: vision tower and projector (mmproj) of the model that names it.
+    Projector,
     /// Speech to text.
     Speech,
     /// Body landmarks.
@@ -357,11 +361,15 @@ impl Manifest {
         }
         for model in &self.models {
             model.validate().map_err(|problem| format!("model {}: {problem}", model.id))?;
-            for other in model.needs.iter().chain(&model.draft) {
+            for other in model.needs.iter().chain(&model.draft).chain(&model.projector) {
                 let found = self.models.iter().find(|m| m.id == *other);
                 let found = found.ok_or_else(|| format!("model {} names {other:?}, which is not a model", model.id))?;
                 if model.needs.contains(other) && !found.needs.is_empty() {
                     return Err(format!("model {} needs {other}, which needs others: name them all in one list", model.id));
+                }
+                let sees = model.projector.as_ref() == Some(other);
+                if sees && (model.role, found.role) != (Role::Llm, Role::Projector) {
+                    return Err(format!("model {}: a model of the role llm may name one of the role projector", model.id));
                 }
             }
         }
@@ -533,6 +541,8 @@ mod tests {
             (base("", ""), "has no files"),
             (base("alias=['full']", "{path='a'}"), "two models are called \"full\""),
             (base("needs=['nothing']", "{path='a'}"), "not a model"),
+            (base("projector='nothing'", "{path='a'}"), "not a model"),
+            (base("projector='whisper-base'", "{path='a'}"), "one of the role projector"),
             (base("colour='red'", "{path='a'}"), "colour"),
             (base("sources=[{kind='wheel', packages=['--index-url=x'], members={a=['a']}}]", "{path='a'}"), "NAME==VERSION"),
             (base("sources=[{kind='npm', packages=['../x@1'], members={a=['a']}}]", "{path='a'}"), "NAME@VERSION"),

@@ -44,9 +44,6 @@ pub(crate) const MODELS_RUN_ON_GPU: bool = false;
 /// The face models; they need the detector.
 const FACE: [&str; 3] = ["face-mesh", "face-iris", "face-emotion"];
 
-/// The pose model where none is named.
-const POSE: &str = "blazepose-full";
-
 /// Finds several people.
 const FINDER: &str = "movenet-multipose";
 
@@ -267,19 +264,35 @@ impl Engine {
         kept(&self.inner.speech, &path, || Ok(Whisper::open(&path, &self.inner.pool, precision)?))
     }
 
-    /// A pose model: `lite`, `full`, `heavy`, a landmark file, or the profile's.
+    /// A pose model: `lite`, `full`, `heavy`, `vitpose-base`, a landmark file, a folder of ViTPose as transformers writes it, or the
+    /// configuration's `pose.model`.
     pub fn pose(&self, model: Option<&str>) -> Result<Arc<Pose>> {
-        let (_, net) = self.locate(Some(model.unwrap_or(POSE)), Role::Pose, ".tflite")?;
-        let (_, detector) = self.locate(Some("blazepose-detector"), Role::Pose, ".tflite")?;
-        kept(&self.inner.pose, &net, || Ok(Pose::open(&detector, &net)?))
+        let net = self.body_net(model)?;
+        kept(&self.inner.pose, &net, || self.open_pose(&net))
     }
 
     /// As [`Engine::pose`], and with the net that finds several people at once.
     pub fn pose_of_several(&self, model: Option<&str>) -> Result<Arc<Pose>> {
-        let (_, net) = self.locate(Some(model.unwrap_or(POSE)), Role::Pose, ".tflite")?;
+        let net = self.body_net(model)?;
+        let (_, finder) = self.locate(Some(FINDER), Role::Pose, ".json")?;
+        let both = PathBuf::from(format!("{}+{FINDER}", net.display())); // the same net alone is another model
+        kept(&self.inner.pose, &both, || Ok(self.open_pose(&net)?.with_finder(&finder)?))
+    }
+
+    /// A landmark net's file, or the folder of a ViTPose.
+    fn body_net(&self, model: Option<&str>) -> Result<PathBuf> {
+        let name = model.unwrap_or(&self.inner.config.pose.model);
+        let (folder, file) = self.locate(Some(name), Role::Pose, "")?;
+        let of_transformers = Path::new(name) != file && folder.join("config.json").is_file();
+        if of_transformers { Ok(folder) } else { Ok(self.locate(Some(name), Role::Pose, ".tflite")?.1) }
+    }
+
+    fn open_pose(&self, net: &Path) -> Result<Pose> {
         let (_, detector) = self.locate(Some("blazepose-detector"), Role::Pose, ".tflite")?;
-        let (folder, finder) = self.locate(Some(FINDER), Role::Pose, ".json")?;
-        kept(&self.inner.pose, &folder.join(&net), || Ok(Pose::open(&detector, &net)?.with_finder(&finder)?))
+        Ok(match net.is_dir() {
+            true => Pose::open_vitpose(&detector, net, &self.inner.pool)?,
+            false => Pose::open(&detector, net)?,
+        })
     }
 
     /// The face models.
@@ -313,23 +326,34 @@ impl Engine {
         })
     }
 
-    /// As [`Engine::llm`], with the sight that its projector gives it: `mmproj`, or a file mmproj*.gguf beside the model's.
+    /// As [`Engine::llm`], with the sight that its projector gives it: `mmproj`, else the one that weights.toml names for the model,
+    /// else a file mmproj*.gguf beside the model's.
     ///
     /// # Errors
     /// As [`Engine::llm`]; [`Error::Usage`] where there is no projector.
     pub fn llm_that_sees(&self, model: Option<&str>, mmproj: Option<&Path>) -> Result<Arc<Llm>> {
-        let (folder, file) = self.locate(model, Role::Llm, ".gguf")?;
-        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { &folder };
-        let beside = || std::fs::read_dir(folder).ok()?.filter_map(|e| Some(e.ok()?.path())).filter(|f| is_projector(f)).min();
-        let Some(projector) = mmproj.map(Path::to_path_buf).or_else(beside) else {
-            let name = file.display();
-            let problem =
-                format!("{name} takes no pictures: it has no projector beside it (mmproj*.gguf); name one with --mmproj");
-            return Err(Error::Usage(problem));
+        let projector = match mmproj {
+            Some(file) => file.to_path_buf(),
+            None => self.projector_of(model)?,
         };
         let llm = self.llm(model)?;
         llm.open_sight(&projector)?;
         Ok(llm)
+    }
+
+    /// The projector's file of a language model.
+    fn projector_of(&self, model: Option<&str>) -> Result<PathBuf> {
+        let id = model.map_or_else(|| self.default_model(Role::Llm), |m| Ok(m.to_string()))?;
+        if let Some(named) = self.inner.store.manifest().find(&id).ok().and_then(|m| m.projector.as_deref()) {
+            return Ok(self.locate(Some(named), Role::Projector, ".gguf")?.1);
+        }
+        let (folder, file) = self.locate(model, Role::Llm, ".gguf")?;
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { &folder };
+        let beside = || std::fs::read_dir(folder).ok()?.filter_map(|e| Some(e.ok()?.path())).filter(|f| is_projector(f)).min();
+        beside().ok_or_else(|| {
+            let problem = "takes no pictures: it has no projector beside it (mmproj*.gguf); name one with --mmproj";
+            Error::Usage(format!("{} {problem}", file.display()))
+        })
     }
 
     /// Who guesses for the model in `file`.
@@ -428,7 +452,7 @@ pub struct Wanted {
     pub face: bool,
     /// Speech model: an id or a folder; `None` is the profile's.
     pub speech_model: Option<String>,
-    /// Pose model: an id or a file; `None` is the full BlazePose.
+    /// Pose model: an id, a file or a folder; `None` is the configuration's `pose.model`.
     pub pose_model: Option<String>,
     /// Most people to follow; the timeline is of the main one.
     pub people: usize,
@@ -461,7 +485,7 @@ impl Wanted {
             ids.push(self.speech_model.clone().map_or_else(|| engine.default_model(Role::Speech), Ok)?);
         }
         if self.pose && sight {
-            ids.push(self.pose_model.clone().unwrap_or_else(|| POSE.into()));
+            ids.push(self.pose_model.clone().unwrap_or_else(|| engine.config().pose.model.clone()));
             ids.extend((self.people > 1).then(|| FINDER.into()));
         }
         if self.face && sight {

@@ -18,9 +18,10 @@ use crate::{Error, Result};
 pub struct PoseArgs {
     /// A picture, a video, or a folder of pictures
     pub file: PathBuf,
-    /// lite, full or heavy, another id, or a landmark net's file
-    #[arg(long, value_name = "ID|FILE", default_value = "full")]
-    pub model: String,
+    /// lite, full, heavy, vitpose-base or vitpose-small, another id, a landmark net's file or folder (default: the configuration's
+    /// `pose.model`)
+    #[arg(long, value_name = "ID|FILE")]
+    pub model: Option<String>,
     /// Pictures a second (folder: their rate; video: how often to look, default its own)
     #[arg(long, value_name = "N")]
     pub fps: Option<f64>,
@@ -47,8 +48,8 @@ struct Line<'a> {
 pub(super) fn run(config: Config, args: PoseArgs) -> Result<()> {
     let engine = engine(config)?;
     let pose = match args.people {
-        1 => engine.pose(Some(&args.model))?,
-        _ => engine.pose_of_several(Some(&args.model))?,
+        1 => engine.pose(args.model.as_deref())?,
+        _ => engine.pose_of_several(args.model.as_deref())?,
     };
     let frames = open_pictures(&engine, &args.file, args.fps)?;
     let video = frames.len() > 1 && !args.no_smooth;

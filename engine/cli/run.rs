@@ -26,7 +26,7 @@ pub struct RunArgs {
     /// A picture before the prompt, for models that see (may be given several times)
     #[arg(long, value_name = "FILE", requires = "prompt", conflicts_with = "raw")]
     pub image: Vec<PathBuf>,
-    /// The projector that lets the model see (default: mmproj*.gguf beside the model)
+    /// The projector that lets the model see (default: the one that weights.toml names, or mmproj*.gguf beside the model)
     #[arg(long, value_name = "FILE", requires = "image")]
     pub mmproj: Option<PathBuf>,
     /// Most tokens of a picture, where the model leaves that open (default: 1024)

@@ -51,10 +51,10 @@ pub(super) fn columns(track: &[Observed<Person>], grid: Grid) -> Vec<Column> {
     }
     // Toes are seen less surely than the rest: ankles do not count.
     columns.push(grid.column("pose.asymmetry", "deg", asymmetry(&angles[..8]).linear(grid)));
-    let metres = median(track.iter().filter_map(|o| metres_per_pixel(o, o.found.first()?)).collect()).unwrap_or(0.0);
+    let metres = median(track.iter().filter_map(|o| metres_per_pixel(o, o.found.first()?)).collect());
     let mut speeds = Vec::new();
     for (name, landmark, own) in MOVERS {
-        let along = |axis: usize| series(track, |o, p| Some(pixel(o, p, landmark)?[axis] * metres)).slope();
+        let along = |axis: usize| series(track, |o, p| Some(pixel(o, p, landmark)?[axis] * metres?)).slope();
         let (x, y) = (along(0), along(1));
         let speed = x.with(x.v.iter().zip(&y.v).map(|(x, y)| Some((*x)?.hypot((*y)?))).collect());
         if own {
@@ -63,7 +63,7 @@ pub(super) fn columns(track: &[Observed<Person>], grid: Grid) -> Vec<Column> {
         speeds.push(speed);
     }
     columns.push(grid.column("pose.motion", "m/s", mean_of(&speeds).linear(grid)));
-    let place = |landmark: usize| [0, 1].map(|axis| series(track, |o, p| Some(pixel(o, p, landmark)?[axis] * metres)).v);
+    let place = |landmark: usize| [0, 1].map(|axis| series(track, |o, p| Some(pixel(o, p, landmark)?[axis] * metres?)).v);
     let times = series(track, |_, _| None);
     columns.extend(mass::columns(&times, &place, grid));
     columns

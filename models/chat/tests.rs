@@ -1,5 +1,5 @@
 use super::{template::MAX_TEMPLATE, *};
-use crate::tokenizer::tests::byte_level;
+use crate::tokenizer::tests::{byte_level, byte_level_with};
 
 const DAY: Date = Date { year: 2026, month: 7, day: 4 };
 const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] | trim + \
@@ -49,6 +49,74 @@ fn user_text_never_becomes_a_control_token() {
         assert_eq!(controls, template_made, "{a:?} {b:?}");
         assert!(text.contains(a.trim()) && text.contains(b), "{text:?}");
     }
+}
+
+const SIGHT: [&str; 3] = ["<|vision_start|>", "<|image_pad|>", "<|vision_end|>"];
+
+/// What a tokenizer with the marks of pictures makes of a conversation: its text, and the control tokens in it.
+fn seeing(template: &str, messages: &[Message]) -> Result<(String, Vec<String>), Error> {
+    let (_dir, path) = byte_level_with(&SIGHT).file();
+    let t = Tokenizer::from_gguf(&Gguf::open(&path).unwrap()).unwrap();
+    let ids = ChatTemplate::new(Some(template), &t)?.encode_with(messages, &SIGHT.concat(), DAY, &t)?;
+    let name = |id: &u32| String::from_utf8_lossy(t.bytes(*id)).into_owned();
+    let text: Vec<u8> = ids.iter().flat_map(|&id| t.bytes(id)).copied().collect();
+    Ok((String::from_utf8(text).unwrap(), ids.iter().filter(|&&id| t.is_control(id)).map(name).collect()))
+}
+
+#[test]
+fn pictures_stand_where_the_template_puts_the_message() {
+    let [start, pad, end] = SIGHT;
+    let seen = [start, pad, end].concat();
+    let messages = [
+        user(" first ").with_pictures(2),
+        Message::new(Role::Assistant, "Yes."),
+        user("second"),
+        Message::new(Role::Assistant, "No."),
+        user("").with_pictures(1),
+    ];
+    let (text, controls) = seeing(CHATML, &messages).unwrap();
+    let turn = |role: &str, text: &str| format!("<|im_start|>{role}\n{text}<|im_end|>\n");
+    let wanted = [
+        turn("user", &format!("{seen}{seen} first")),
+        turn("assistant", "Yes."),
+        turn("user", "second"),
+        turn("assistant", "No."),
+        turn("user", &seen),
+        "<|im_start|>assistant\n".into(),
+    ];
+    assert_eq!(text, wanted.concat());
+    let of = |name: &str| controls.iter().filter(|c| *c == name).count();
+    assert_eq!([of(start), of(pad), of(end), of("<|im_start|>"), of("<|im_end|>")], [3, 3, 3, 6, 5]);
+    // a template that cuts, turns or repeats what was said does so with its pictures
+    let (_, controls) = seeing("{{ messages[0].content }}|{{ messages[0].content }}", &messages).unwrap();
+    assert_eq!(controls.iter().filter(|c| *c == pad).count(), 4);
+    let (_, controls) = seeing("{{ messages[0].role }}", &messages).unwrap();
+    assert!(controls.is_empty(), "a template that leaves the message out has no place for its pictures: {controls:?}");
+}
+
+#[test]
+fn user_text_never_becomes_a_picture() {
+    let [start, pad, end] = SIGHT;
+    let near = "{{ '<|image_' + messages[0].content + messages[1].content + '|>' }}";
+    for (template, a, b) in [
+        (CHATML, pad.to_owned(), [start, pad, end].concat()),
+        (CHATML, "\u{F0000}\u{F0001}\u{F0002}".into(), format!("\u{F0001}{pad}")),
+        (CHATML, "<|image_".into(), "pad|>".into()),
+        (near, "pad|>".into(), "x".into()),
+        (near, "pad".into(), String::new()),
+        ("{{ messages[0].content + messages[1].content }}", "<|image_".into(), "pad|>".into()),
+    ] {
+        for pictures in [0, 1] {
+            let messages = [user(&a).with_pictures(pictures), user(&b)];
+            let (text, controls) = seeing(template, &messages).unwrap();
+            let seen: Vec<_> = controls.iter().filter(|c| SIGHT.contains(&c.as_str())).collect();
+            assert_eq!(seen, SIGHT.iter().take(3 * pictures).collect::<Vec<_>>(), "{template} {a:?} {b:?}");
+            assert!(text.contains(&a) && text.contains(&b), "{text:?}");
+        }
+    }
+    let plain = tokenizer();
+    let refused = ChatTemplate::new(None, &plain).unwrap().encode_with(&[user("x").with_pictures(1)], pad, DAY, &plain);
+    assert!(matches!(refused, Err(Error::Refused(why)) if why.contains("takes no pictures")));
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! Body pose: people found (BlazePose detector, MoveNet for several), region of interest, 33 landmarks in the picture and in metres,
-//! tracking and smoothing.
+//! Body pose: people found (BlazePose detector, MoveNet for several), region of interest, 33 landmarks in the picture and in metres
+//! (or 17 of them in the picture, by ViTPose), tracking and smoothing.
 
 mod associate;
+mod coco;
 mod landmarks;
 mod multipose;
 mod smooth;
@@ -16,26 +17,69 @@ pub use track::{Options, Tracker};
 
 use crate::detection::{self, Detector};
 use crate::graph::Network;
+use crate::image::{Image, Roi};
+use crate::vision::encoder::State;
 use crate::weights::Result;
-use landmarks::LandmarkNet;
+use coco::CocoNet;
+use dreamseed_kernels::Pool;
+use landmarks::{LandmarkNet, LandmarkSession, Seen};
 
-/// BlazePose (Bazarevsky et al. 2020): detector and landmark net, immutable; a [`Tracker`] holds what changes.
+/// BlazePose's detector (Bazarevsky et al. 2020) and a landmark net, immutable; a [`Tracker`] holds what changes.
 pub struct Pose {
     detector: Detector,
-    net: LandmarkNet,
+    net: Net,
     finder: Option<MultiPose>,
+}
+
+/// What finds the points of a body in a region.
+enum Net {
+    BlazePose(Box<LandmarkNet>),
+    VitPose(Box<CocoNet>),
+}
+
+/// Buffers of a landmark net.
+enum NetSession {
+    BlazePose(LandmarkSession),
+    VitPose(State),
+}
+
+impl Net {
+    fn session(&self) -> NetSession {
+        match self {
+            Self::BlazePose(net) => NetSession::BlazePose(net.session()),
+            Self::VitPose(_) => NetSession::VitPose(State::default()),
+        }
+    }
+
+    /// Looks at a region. `None` where nothing can be read there.
+    fn look(&self, pool: &Pool, session: &mut NetSession, image: &Image, roi: &Roi) -> Result<Option<Seen>> {
+        match (self, session) {
+            (Self::BlazePose(net), NetSession::BlazePose(session)) => net.look(pool, session, image, roi),
+            (Self::VitPose(net), NetSession::VitPose(state)) => Ok(net.look(pool, state, image, roi)),
+            _ => unreachable!("a tracker's session is its net's own"),
+        }
+    }
 }
 
 impl Pose {
     /// From `pose_detection.tflite` and one of `pose_landmark_{lite,full,heavy}.tflite`.
     pub fn open(detector: &Path, landmarks: &Path) -> Result<Self> {
+        Self::new(detector, Net::BlazePose(Box::new(LandmarkNet::new(Network::open(landmarks)?)?)))
+    }
+
+    /// From `pose_detection.tflite` and a folder of ViTPose as transformers writes it: COCO's 17 points in the picture. The other 16
+    /// landmarks and all depths are NaN with a visibility of 0, and there are no points in metres.
+    ///
+    /// # Errors
+    /// Files that cannot be used; a net of other points than those 17.
+    pub fn open_vitpose(detector: &Path, folder: &Path, pool: &Pool) -> Result<Self> {
+        Self::new(detector, Net::VitPose(Box::new(CocoNet::open(folder, pool)?)))
+    }
+
+    fn new(detector: &Path, net: Net) -> Result<Self> {
         let config =
             detection::Config { side: 224, strides: &[8, 16, 32, 32, 32], keypoints: 4, min_score: 0.5, max_overlap: 0.3 };
-        Ok(Self {
-            detector: Detector::new(Network::open(detector)?, config)?,
-            net: LandmarkNet::new(Network::open(landmarks)?)?,
-            finder: None,
-        })
+        Ok(Self { detector: Detector::new(Network::open(detector)?, config)?, net, finder: None })
     }
 
     /// With `movenet-multipose.json`, which finds several people: BlazePose's detector is made for one who fills the picture, and
@@ -59,7 +103,8 @@ impl Pose {
 /// One point of the body in the picture.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Landmark {
-    /// 0 left edge, 1 right edge of the picture; may lie outside for cut-off bodies.
+    /// 0 left edge, 1 right edge of the picture; may lie outside for cut-off bodies. NaN (null in JSON) for a point that the net
+    /// does not have, as `y` and `z`.
     pub x: f32,
     /// 0 top, 1 bottom.
     pub y: f32,
@@ -88,7 +133,8 @@ pub struct Person {
     pub score: f32,
     /// The 33 points in MediaPipe's order ([`LANDMARK_NAMES`]).
     pub landmarks: Vec<Landmark>,
-    /// The same points in metres about the middle of the hips: x right, y down, z away from the camera.
+    /// The same points in metres about the middle of the hips: x right, y down, z away from the camera. Empty where the net tells
+    /// none (ViTPose).
     pub world: Vec<[f32; 3]>,
 }
 

@@ -4,10 +4,10 @@
 use dreamseed_kernels::Pool;
 
 use super::associate::{COCO, Colors, Motion, Points, assign, oks};
-use super::landmarks::{LandmarkSession, Seen};
+use super::landmarks::Seen;
 use super::multipose::MultiPoseSession;
 use super::smooth::{self, Filter};
-use super::{Person, Pose};
+use super::{NetSession, Person, Pose};
 use crate::detection::DetectorSession;
 use crate::image::{Image, Roi, rotation};
 use crate::weights::Result;
@@ -67,7 +67,7 @@ pub struct Tracker<'a> {
     options: Options,
     detector: DetectorSession,
     finder: Option<MultiPoseSession>,
-    net: LandmarkSession,
+    net: NetSession,
     people: Vec<Followed>, // longest followed first
     next_id: u32,
     since_find: u32, // frames

@@ -104,7 +104,7 @@ impl Config {
         };
         match config.problem() {
             Some((field, problem)) => Err(error(gguf, field, problem)),
-            None => Ok(config),
+            None => config.vit().check().map(|()| config).map_err(|problem| gguf.field_error("clip.vision", problem)),
         }
     }
 

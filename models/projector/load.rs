@@ -1,145 +1,107 @@
 //! Tensors of a tower and its projector, held against their [`Config`].
 
 use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 
-use dreamseed_kernels::Matrix;
+use dreamseed_kernels::{BlockType, Matrix};
 
-use super::{
-    Config, Kind, Merger,
-    tower::{Layer, Linear, Norm},
-};
-use crate::weights::{Error, Result, gguf::Gguf};
+use super::{Config, Kind, Merger};
+use crate::vision::encoder::{Linear, Norm};
+use crate::vision::load::{Loader, Part, Tensors};
+use crate::weights::{Error, Result, Tensor, Values, gguf::Gguf};
 
-/// Reads tensors, and remembers which.
-pub(super) struct Loader<'a> {
+/// An mmproj file, and which of its tensors were read.
+pub(super) struct File<'a> {
     gguf: &'a Gguf,
-    config: &'a Config,
-    read: HashSet<String>,
+    kind: Kind,
+    read: Mutex<HashSet<String>>,
+    lacks: Mutex<Option<String>>, // a bias: all that are asked for must be there
 }
 
 fn bad<T>(name: &str, problem: impl Into<String>) -> Result<T> {
     Err(Error::Tensor { name: name.into(), problem: problem.into() })
 }
 
-impl<'a> Loader<'a> {
-    pub(super) fn new(gguf: &'a Gguf, config: &'a Config) -> Result<Self> {
+/// The embedding of patches, and the kernel of its second moment.
+const PATCH: &str = "v.patch_embd.weight";
+const SECOND: &str = "v.patch_embd.weight.1";
+
+impl Tensors for File<'_> {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        let shape = Tensors::shape(self.gguf, name);
+        if shape.is_none() && name.ends_with(".bias") {
+            self.lacks.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| name.into());
+        }
+        shape
+    }
+
+    fn tensor(&self, name: &str) -> Result<Tensor> {
+        self.note(name);
+        let tensor = Tensors::tensor(self.gguf, name)?;
+        if name != PATCH || self.kind == Kind::Gemma3 {
+            return Ok(tensor);
+        }
+        // A still picture is a film of two equal pictures: their two kernels add up.
+        let second = self.tensor(SECOND)?;
+        if second.shape != tensor.shape {
+            return bad(SECOND, format!("has shape {:?}, {:?} is needed", second.shape, tensor.shape));
+        }
+        let mut values = tensor.values.into_f32();
+        values.iter_mut().zip(second.values.into_f32()).for_each(|(w, second)| *w += second);
+        Ok(Tensor { shape: tensor.shape, values: Values::F32(values) })
+    }
+
+    fn blocks(&self, name: &str) -> Result<Option<(BlockType, Vec<u8>)>> {
+        self.note(name);
+        let [rows, cols] = Tensors::shape(self.gguf, name).unwrap_or_default()[..] else { return Ok(None) };
+        Ok(Some((self.gguf.kind(name, rows, cols)?, self.gguf.bytes(name)?)))
+    }
+}
+
+impl<'a> File<'a> {
+    pub(super) fn new(gguf: &'a Gguf, config: &Config) -> Result<Self> {
         // The last layer's first tensor: a lying count is found before anything is allocated for it.
         let last = format!("v.blk.{}.ln1.weight", config.layers - 1);
         if gguf.tensor(&last).is_none() {
             return bad(&last, format!("is missing, but the file says that the tower has {} layers", config.layers));
         }
-        Ok(Self { gguf, config, read: HashSet::new() })
+        Ok(Self { gguf, kind: config.kind, read: Mutex::default(), lacks: Mutex::default() })
     }
 
-    fn values(&mut self, name: &str, rows: usize, cols: usize) -> Result<Vec<f32>> {
-        self.read.insert(name.into());
-        self.gguf.values(name, rows, cols)
+    fn note(&self, name: &str) {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(name.into());
     }
 
-    fn norm(&mut self, name: &str, len: usize) -> Result<Norm> {
-        let [weight, bias] = ["weight", "bias"].map(|part| self.values(&format!("{name}.{part}"), 1, len));
-        Ok(Norm { weight: weight?, bias: bias? })
-    }
-
-    fn linear(&mut self, name: &str, rows: usize, cols: usize) -> Result<Linear> {
-        let weight = format!("{name}.weight");
-        self.read.insert(weight.clone());
-        let weight = self.gguf.matrix(&weight, rows, cols)?;
-        Ok(Linear { weight, bias: self.values(&format!("{name}.bias"), 1, rows)? })
-    }
-
-    /// A matrix of `parts` matrices one below the other.
-    fn joined(&mut self, name: &str, dim: usize) -> Result<[Linear; 3]> {
-        let weight = format!("{name}.weight");
-        self.read.insert(weight.clone());
-        let kind = self.gguf.kind(&weight, 3 * dim, dim)?;
-        let (bytes, bias) = (self.gguf.bytes(&weight)?, self.values(&format!("{name}.bias"), 1, 3 * dim)?);
-        let parts = bytes.chunks_exact((bytes.len() / 3).max(1)).zip(bias.chunks_exact(dim)).map(|(bytes, bias)| {
-            let matrix = Matrix::from_blocks(kind, dim, dim, bytes);
-            let weight = matrix.map_err(|e| Error::Tensor { name: weight.clone(), problem: e.to_string() })?;
-            Ok(Linear { weight, bias: bias.to_vec() })
-        });
-        let parts = parts.collect::<Result<Vec<_>>>()?;
-        parts.try_into().or_else(|_| bad(&weight, "does not hold query, key and value"))
-    }
-
-    /// The embedding of patches. A still picture is a film of two equal pictures: their two kernels add up.
-    pub(super) fn patch(&mut self) -> Result<Linear> {
-        let Config { dim, patch, .. } = *self.config;
-        let rows = dim * 3 * patch;
-        let mut weight = self.values("v.patch_embd.weight", rows, patch)?;
-        if self.config.kind == Kind::Qwen3Vl {
-            let second = self.values("v.patch_embd.weight.1", rows, patch)?;
-            weight.iter_mut().zip(second).for_each(|(w, second)| *w += second);
-        }
-        let bias = self.values("v.patch_embd.bias", 1, dim)?;
-        let weight = Matrix::from_f32(dim, 3 * patch * patch, &weight);
-        let problem =
-            |e: dreamseed_kernels::MatrixError| Error::Tensor { name: "v.patch_embd.weight".into(), problem: e.to_string() };
-        Ok(Linear { weight: weight.map_err(problem)?, bias })
-    }
-
-    /// The learnt positions, and how many they are each way.
-    pub(super) fn positions(&mut self) -> Result<(Vec<f32>, usize)> {
-        const NAME: &str = "v.position_embd.weight";
-        let side = self.config.side();
-        Ok((self.values(NAME, side * side, self.config.dim)?, side))
-    }
-
-    pub(super) fn layer(&mut self, i: usize) -> Result<Layer> {
-        let Config { dim, hidden, .. } = *self.config;
-        let name = |part: &str| format!("v.blk.{i}.{part}");
-        let qkv = if self.gguf.tensor(&name("attn_qkv.weight")).is_some() {
-            self.joined(&name("attn_qkv"), dim)?
-        } else {
-            let [q, k, v] = ["attn_q", "attn_k", "attn_v"].map(|part| self.linear(&name(part), dim, dim));
-            [q?, k?, v?]
-        };
+    /// What the file calls a part of layer `i`.
+    pub(super) fn name(&self, config: &Config, i: usize, part: Part) -> String {
+        let of = |part: &str| format!("v.blk.{i}.{part}");
+        let joined = self.gguf.tensor(&of("attn_qkv.weight")).is_some();
         // The first converted files of Gemma 3 name the two the other way round.
-        let swapped = dim != hidden && self.gguf.tensor(&name("ffn_up.weight")).is_some_and(|t| t.dims[0] == hidden as u64);
-        let [up, down] = if swapped { ["ffn_down", "ffn_up"] } else { ["ffn_up", "ffn_down"] };
-        Ok(Layer {
-            ln1: self.norm(&name("ln1"), dim)?,
-            qkv,
-            out: self.linear(&name("attn_out"), dim, dim)?,
-            ln2: self.norm(&name("ln2"), dim)?,
-            up: self.linear(&name(up), hidden, dim)?,
-            down: self.linear(&name(down), dim, hidden)?,
+        let up = self.gguf.tensor(&of("ffn_up.weight"));
+        let swapped = config.dim != config.hidden && up.is_some_and(|t| t.dims[0] == config.hidden as u64);
+        of(match part {
+            Part::Norm1 => "ln1",
+            Part::Query | Part::Key | Part::Value if joined => "attn_qkv",
+            Part::Query => "attn_q",
+            Part::Key => "attn_k",
+            Part::Value => "attn_v",
+            Part::Out => "attn_out",
+            Part::Scale1 => "ls1.weight",
+            Part::Norm2 => "ln2",
+            Part::Gate => "ffn_gate",
+            Part::Up => ["ffn_up", "ffn_down"][usize::from(swapped)],
+            Part::Down => ["ffn_down", "ffn_up"][usize::from(swapped)],
+            Part::Scale2 => "ls2.weight",
         })
     }
 
-    pub(super) fn post_norm(&mut self) -> Result<Norm> {
-        self.norm("v.post_ln", self.config.dim)
-    }
-
-    /// Gemma's norm (1 is added to its weight already) and matrix, which lies the other way round.
-    pub(super) fn soft(&mut self) -> Result<(Vec<f32>, Matrix)> {
-        const NAME: &str = "mm.input_projection.weight";
-        let Config { dim, out, .. } = *self.config;
-        let norm = self.values("mm.soft_emb_norm.weight", 1, dim)?;
-        let values = self.values(NAME, dim, out)?;
-        let turned: Vec<f32> = (0..out).flat_map(|o| (0..dim).map(move |i| (i, o))).map(|(i, o)| values[i * out + o]).collect();
-        let matrix = Matrix::from_f32(out, dim, &turned);
-        Ok((norm, matrix.map_err(|e| Error::Tensor { name: NAME.into(), problem: e.to_string() })?))
-    }
-
-    /// The two matrices that make an embedding of the patches of a square.
-    pub(super) fn merger(&mut self) -> Result<[Linear; 2]> {
-        let (wide, out) = (self.config.dim * self.config.merge * self.config.merge, self.config.out);
-        Ok([self.linear("mm.0", wide, wide)?, self.linear("mm.2", out, wide)?])
-    }
-
-    /// The same for the output of a layer, with the norm over the joined patches.
-    pub(super) fn deep(&mut self, layer: usize) -> Result<Merger> {
-        let (wide, out) = (self.config.dim * self.config.merge * self.config.merge, self.config.out);
-        let name = |part: &str| format!("v.deepstack.{layer}.{part}");
-        let norm = self.norm(&name("norm"), wide)?;
-        Ok(Merger { norm, fc: [self.linear(&name("fc1"), wide, wide)?, self.linear(&name("fc2"), out, wide)?] })
-    }
-
-    /// Refuses a file with tensors that were not read.
+    /// Refuses a file with tensors that were not read, and one without a bias that was asked for.
     pub(super) fn finish(self) -> Result<()> {
-        match self.gguf.tensor_names().filter(|name| !self.read.contains(*name)).min() {
+        if let Some(name) = self.lacks.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return bad(&name, "is not in the file");
+        }
+        let read = self.read.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match self.gguf.tensor_names().filter(|name| !read.contains(*name)).min() {
             None => Ok(()),
             Some(name) => {
                 let why = "which is no part of a projector that this version runs: its share in the result would be missing";
@@ -147,4 +109,27 @@ impl<'a> Loader<'a> {
             }
         }
     }
+}
+
+/// Gemma's norm (1 is added to its weight already) and matrix, which lies the other way round.
+pub(super) fn soft(loader: &Loader, &Config { dim, out, .. }: &Config) -> Result<(Vec<f32>, Matrix)> {
+    const NAME: &str = "mm.input_projection.weight";
+    let norm = loader.floats("mm.soft_emb_norm.weight", &[dim])?;
+    let values = loader.floats(NAME, &[dim, out])?;
+    let turned: Vec<f32> = (0..out).flat_map(|o| (0..dim).map(move |i| (i, o))).map(|(i, o)| values[i * out + o]).collect();
+    Ok((norm, loader.matrix(NAME, out, dim, &turned)?))
+}
+
+/// The two matrices that make an embedding of the patches of a square.
+pub(super) fn merger(loader: &Loader, config: &Config, names: [&str; 2]) -> Result<Merger> {
+    let wide = config.dim * config.merge * config.merge;
+    let [first, second]: [Linear; 2] = [loader.linear(names[0], wide, wide)?, loader.linear(names[1], config.out, wide)?];
+    Ok(Merger([first, second]))
+}
+
+/// The same for the output of a layer, with the norm over the joined patches.
+pub(super) fn deep(loader: &Loader, config: &Config, layer: usize) -> Result<(Norm, Merger)> {
+    let [norm, fc1, fc2] = ["norm", "fc1", "fc2"].map(|part| format!("v.deepstack.{layer}.{part}"));
+    let norm = loader.norm(&norm, config.dim * config.merge * config.merge)?;
+    Ok((norm, merger(loader, config, [&fc1, &fc2])?))
 }

@@ -13,15 +13,20 @@ mod tower;
 
 use std::path::Path;
 
-use dreamseed_kernels::{Activation, Epilogue, Matrix, Pool, linear, rms_norm_in_place};
+use dreamseed_kernels::{Activation, Epilogue, Matrix, Pool, layer_norm, linear, rms_norm_in_place};
 
 use crate::{
     decoder::Features,
     image::Image,
+    vision::{
+        Precision,
+        encoder::{Linear, Norm},
+        load::Loader,
+    },
     weights::{Result, gguf::Gguf},
 };
-use load::Loader;
-use tower::{Linear, Norm, Tower};
+use load::File;
+use tower::Tower;
 
 pub use config::{Config, Kind};
 
@@ -41,16 +46,13 @@ pub struct Marks {
 #[error("{0}")]
 pub struct Unfit(String);
 
-/// Norm and matrices that make an embedding of the patches of a square.
-struct Merger {
-    norm: Norm,      // of a patch, or of all (deep features)
-    fc: [Linear; 2], // (wide, wide), (out, wide); wide: merge * merge * dim
-}
+/// What makes an embedding of the normed patches of a square: (wide, wide), (out, wide); wide: merge * merge * dim.
+struct Merger([Linear; 2]);
 
 /// What makes rows of the tower's output.
 enum Head {
-    Gemma3 { post: Norm, norm: Vec<f32>, matrix: Matrix },
-    Qwen3Vl { merger: Merger, deep: Vec<Merger> },
+    Gemma3 { norm: Vec<f32>, matrix: Matrix },
+    Qwen3Vl { merger: Merger, deep: Vec<(Norm, Merger)> }, // norms of all patches of a square together
 }
 
 /// A vision tower and its projector. Immutable: share it.
@@ -75,21 +77,20 @@ impl Projector {
     /// As [`Projector::open`].
     pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
         let config = Config::from_gguf(gguf)?;
-        let mut loader = Loader::new(gguf, &config)?;
-        let tower = Tower::load(&mut loader, &config)?;
-        let post = loader.post_norm()?;
+        let (file, pool) = (File::new(gguf, &config)?, Pool::new(1));
+        let loader = Loader { pool: &pool, tensors: &file, precision: Precision::Stored };
+        let tower = Tower::load(&loader, &file, &config)?;
         let head = match config.kind {
             Kind::Gemma3 => {
-                let (norm, matrix) = loader.soft()?;
-                Head::Gemma3 { post, norm, matrix }
+                let (norm, matrix) = load::soft(&loader, &config)?;
+                Head::Gemma3 { norm, matrix }
             }
             Kind::Qwen3Vl => {
-                let merger = Merger { norm: post, fc: loader.merger()? };
-                let deep = config.deepstack.iter().map(|&layer| loader.deep(layer)).collect::<Result<_>>()?;
-                Head::Qwen3Vl { merger, deep }
+                let deep = config.deepstack.iter().map(|&layer| load::deep(&loader, &config, layer)).collect::<Result<_>>()?;
+                Head::Qwen3Vl { merger: load::merger(&loader, &config, ["mm.0", "mm.2"])?, deep }
             }
         };
-        loader.finish()?;
+        file.finish()?;
         Ok(Self { config, tower, head })
     }
 
@@ -129,25 +130,20 @@ impl Projector {
             Head::Qwen3Vl { deep, .. } => deep.iter(),
             Head::Gemma3 { .. } => [].iter(),
         };
-        let mut x = self.tower.run(pool, c, &patches, |x| {
-            if let Some(merger) = levels.next() {
+        let x = self.tower.run(pool, c, &patches, |x| {
+            if let Some((norm, merger)) = levels.next() {
                 let mut h = vec![0.0; x.len()];
-                merger.norm.run(pool, x, c.eps, &mut h);
+                layer_norm(pool, x, (&norm.gamma, &norm.beta), c.eps, &mut h);
                 deep.extend(merger.project(pool, &h));
             }
         });
-        let mut h = vec![0.0; x.len()];
         let rows = match &self.head {
-            Head::Qwen3Vl { merger, .. } => {
-                merger.norm.run(pool, &x, c.eps, &mut h);
-                merger.project(pool, &h)
-            }
-            Head::Gemma3 { post, norm, matrix } => {
-                post.run(pool, &x, c.eps, &mut h);
-                average(&h, c, &mut x);
-                rms_norm_in_place(pool, &mut x, norm, c.eps);
+            Head::Qwen3Vl { merger, .. } => merger.project(pool, &x),
+            Head::Gemma3 { norm, matrix } => {
+                let mut cells = average(&x, c);
+                rms_norm_in_place(pool, &mut cells, norm, c.eps);
                 let mut rows = vec![0.0; grid[0] * grid[1] * c.out];
-                linear(pool, &x, matrix, &mut rows, Epilogue::default());
+                linear(pool, &cells, matrix, &mut rows, Epilogue::default());
                 rows
             }
         };
@@ -158,24 +154,22 @@ impl Projector {
 impl Merger {
     /// `x`: normed patches, those of a square after each other.
     fn project(&self, pool: &Pool, x: &[f32]) -> Vec<f32> {
-        let [first, second] = &self.fc;
-        let squares = x.len() / first.weight.cols();
-        let mut h = vec![0.0; x.len()];
-        first.run(pool, x, Activation::Gelu, false, &mut h);
-        let mut out = vec![0.0; squares * second.weight.rows()];
-        second.run(pool, &h, Activation::None, false, &mut out);
+        let [first, second] = &self.0;
+        let (mut h, mut out) = (vec![0.0; x.len()], vec![0.0; x.len() / first.w.cols() * second.w.rows()]);
+        first.apply(pool, x, Activation::Gelu, &mut h);
+        second.apply(pool, &h, Activation::None, &mut out);
         out
     }
 }
 
-/// Averages of `merge` x `merge` patches of the square grid `x`, (cells, dim), left in `out`.
-fn average(x: &[f32], c: &Config, out: &mut Vec<f32>) {
+/// Averages of `merge` x `merge` patches of the square grid `x`: (cells, dim).
+fn average(x: &[f32], c: &Config) -> Vec<f32> {
     let (side, cells) = (c.side(), c.side() / c.merge);
-    out.clear();
-    out.resize(cells * cells * c.dim, 0.0);
+    let mut out = vec![0.0; cells * cells * c.dim];
     let share = ((c.merge * c.merge) as f32).recip();
     for (i, patch) in x.chunks_exact(c.dim).enumerate() {
         let cell = i / side / c.merge * cells + i % side / c.merge;
         out[cell * c.dim..][..c.dim].iter_mut().zip(patch).for_each(|(out, v)| *out += share * v);
     }
+    out
 }

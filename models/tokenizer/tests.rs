@@ -7,13 +7,20 @@ const BYTE_LEVEL_WORDS: [&str; 7] = ["he", "ll", "hell", "hello", "Ġw", "or", "
 
 /// All byte characters, some words, and three named tokens at the end.
 pub(crate) fn byte_level() -> Writer {
+    byte_level_with(&[])
+}
+
+/// The same with more control tokens behind them.
+pub(crate) fn byte_level_with(controls: &[&str]) -> Writer {
     let mut alphabet: Vec<_> = bpe::bytes_of_chars().into_iter().collect();
     alphabet.sort_by_key(|&(_, byte)| byte);
     let mut tokens: Vec<String> = alphabet.iter().map(|(c, _)| c.to_string()).collect();
     tokens.extend(BYTE_LEVEL_WORDS.map(String::from));
     tokens.extend(["<|im_start|>", "<|im_end|>", "<user>"].map(String::from));
-    let mut types = vec![1; tokens.len()];
-    types[263..].copy_from_slice(&[3, 3, 4]);
+    tokens.extend(controls.iter().map(|c| (*c).to_owned()));
+    let mut types = vec![1; 263];
+    types.extend([3, 3, 4]);
+    types.resize(tokens.len(), 3);
     Writer::default()
         .str("tokenizer.ggml.model", "gpt2")
         .str("tokenizer.ggml.pre", "smollm")

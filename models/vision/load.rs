@@ -16,6 +16,14 @@ pub trait Tensors: Sync {
     /// # Errors
     /// Tensor where it is missing or not of floats; Io.
     fn tensor(&self, name: &str) -> Result<Tensor>;
+
+    /// The tensor's blocks, where products are to take them as they are stored; `None` where its values are to be packed.
+    ///
+    /// # Errors
+    /// Tensor where it is not to be read; Io.
+    fn blocks(&self, _name: &str) -> Result<Option<(BlockType, Vec<u8>)>> {
+        Ok(None)
+    }
 }
 
 impl Tensors for safetensors::File {
@@ -129,11 +137,16 @@ impl<'a> Loader<'a> {
 
     /// Floats of this shape; the shape is checked before a byte is read.
     pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let seen = self.tensors.shape(name).ok_or_else(|| problem(name, "is not in the file".into()))?;
-        if seen != shape {
-            return Err(problem(name, format!("has shape {seen:?}, {shape:?} is needed")));
-        }
+        self.fits(name, shape)?;
         self.tensors.tensor(name).map(|t| t.values.into_f32())
+    }
+
+    fn fits(&self, name: &str, shape: &[usize]) -> Result<()> {
+        match self.tensors.shape(name) {
+            Some(seen) if seen == shape => Ok(()),
+            Some(seen) => Err(problem(name, format!("has shape {seen:?}, {shape:?} is needed"))),
+            None => Err(problem(name, "is not in the file".into())),
+        }
     }
 
     /// A layer norm of this name.
@@ -164,23 +177,33 @@ impl<'a> Loader<'a> {
 
     /// `parts` linear layers of `rows` x `cols` that lie one under the other in one tensor.
     pub fn split(&self, weight: &str, bias: &str, [parts, rows, cols]: [usize; 3]) -> Result<Vec<Linear>> {
-        let w = self.floats(weight, &[parts * rows, cols])?;
-        let b = self.bias(bias, parts * rows)?;
-        let part = |i: usize| {
-            let b = b.as_ref().map(|b| b[i * rows..][..rows].to_vec());
-            Ok(Linear { w: self.matrix(weight, rows, cols, &w[i * rows * cols..][..rows * cols])?, b })
-        };
-        (0..parts).map(part).collect()
+        let (matrices, b) = (self.matrices(weight, [parts, rows, cols])?, self.bias(bias, parts * rows)?);
+        let part = |(i, w): (usize, Matrix)| Linear { w, b: b.as_ref().map(|b| b[i * rows..][..rows].to_vec()) };
+        Ok(matrices.into_iter().enumerate().map(part).collect())
     }
 
     fn scaled(&self, name: &str, rows: usize, cols: usize, scale: Option<Vec<f32>>) -> Result<Linear> {
-        let mut w = self.floats(&format!("{name}.weight"), &[rows, cols])?;
-        let mut b = self.bias(&format!("{name}.bias"), rows)?;
-        if let Some(scale) = scale {
-            w.chunks_exact_mut(cols).zip(&scale).for_each(|(row, s)| row.iter_mut().for_each(|w| *w *= s));
-            b.iter_mut().flatten().zip(&scale).for_each(|(b, s)| *b *= s);
-        }
+        let (weight, mut b) = (format!("{name}.weight"), self.bias(&format!("{name}.bias"), rows)?);
+        let Some(scale) = scale else {
+            let [w] = <[Matrix; 1]>::try_from(self.matrices(&weight, [1, rows, cols])?)
+                .map_err(|_| problem(&weight, "is no matrix".into()))?;
+            return Ok(Linear { w, b });
+        };
+        let mut w = self.floats(&weight, &[rows, cols])?;
+        w.chunks_exact_mut(cols).zip(&scale).for_each(|(row, s)| row.iter_mut().for_each(|w| *w *= s));
+        b.iter_mut().flatten().zip(&scale).for_each(|(b, s)| *b *= s);
         Ok(Linear { w: self.matrix(name, rows, cols, &w)?, b })
+    }
+
+    /// `parts` matrices of `rows` x `cols` that lie one under the other.
+    fn matrices(&self, name: &str, [parts, rows, cols]: [usize; 3]) -> Result<Vec<Matrix>> {
+        self.fits(name, &[parts * rows, cols])?;
+        let Some((kind, bytes)) = self.tensors.blocks(name)? else {
+            let w = self.floats(name, &[parts * rows, cols])?;
+            return w.chunks_exact(rows * cols).map(|w| self.matrix(name, rows, cols, w)).collect();
+        };
+        let packed = |bytes| Matrix::from_blocks(kind, rows, cols, bytes).map_err(|e| problem(name, e.to_string()));
+        bytes.chunks_exact((bytes.len() / parts).max(1)).map(packed).collect()
     }
 
     fn scale(&self, name: &str, d: usize) -> Result<Option<Vec<f32>>> {

@@ -21,6 +21,8 @@ use crate::image::Image;
 use crate::weights::{Error, Result, TEXT, read_whole};
 use encoder::State;
 use load::Tensors;
+use preprocess::Patches;
+use vit::Vit;
 
 pub use load::Precision;
 pub use siglip::SigLip;
@@ -75,22 +77,35 @@ impl Vision {
         }
     }
 
+    /// The transformer over patches.
+    pub fn vit(&self) -> &Vit {
+        match self {
+            Self::SigLip(model) => model.vit(),
+            Self::Dino(model) => model.vit(),
+        }
+    }
+
     /// The embedding of a picture, of unit length.
     pub fn embed(&self, pool: &Pool, image: &Image, session: &mut Session) -> Vec<f32> {
-        let (vit, preprocess) = match self {
-            Self::SigLip(model) => (model.vit(), model.preprocess()),
-            Self::Dino(model) => (model.vit(), model.preprocess()),
+        let preprocess = match self {
+            Self::SigLip(model) => model.preprocess(),
+            Self::Dino(model) => model.preprocess(),
         };
-        let patches = preprocess.patches(image, vit.config().patch);
+        siglip::unit(self.forward(pool, &preprocess.patches(image, self.vit().config().patch), session))
+    }
+
+    /// The embedding of a picture in patches, as the model gives it: not of unit length.
+    pub fn forward(&self, pool: &Pool, patches: &Patches, session: &mut Session) -> Vec<f32> {
+        let vit = self.vit();
         if session.grid != patches.grid
             || session.places.len() != patches.grid[0] * patches.grid[1] * vit.config().encoder.width
         {
             (session.grid, session.places) = (patches.grid, vit.places(patches.grid));
         }
-        siglip::unit(match self {
-            Self::SigLip(model) => model.pool(pool, &patches, &session.places, &mut session.state),
-            Self::Dino(model) => model.pool(pool, &patches, &session.places, &mut session.state).to_vec(),
-        })
+        match self {
+            Self::SigLip(model) => model.pool(pool, patches, &session.places, &mut session.state),
+            Self::Dino(model) => model.pool(pool, patches, &session.places, &mut session.state).to_vec(),
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 //! out and points are read from heatmaps as transformers' processor does it (unbiased data processing, Huang et al. 2020; DARK,
 //! Zhang et al. 2020).
 
+mod experts;
+
 use std::path::Path;
 
 use dreamseed_kernels::Pool;
@@ -10,13 +12,14 @@ use dreamseed_kernels::cpu::dense::Conv;
 use serde::Deserialize;
 
 use super::encoder::{self, State};
-use super::load::{Loader, Precision};
+use super::load::{Loader, Precision, Tensors};
 use super::preprocess::cut;
 use super::resample::{self, Filter};
 use super::vit::{Config, First, Layout, Names, Positions, Vit};
 use super::{IMAGENET, activation, dino, read_json, unsupported};
 use crate::image::Image;
 use crate::weights::{Error, Result, safetensors};
+use experts::Experts;
 
 /// Most points, largest enlargement and longest side of the input that are believed.
 const MAX_POINTS: usize = 1024;
@@ -60,6 +63,7 @@ struct Backbone {
     num_attention_heads: usize,
     mlp_ratio: f64,
     num_experts: usize,
+    part_features: usize,
     hidden_act: String,
     layer_norm_eps: f32,
 }
@@ -75,6 +79,7 @@ impl Default for Backbone {
             num_attention_heads: 12,
             mlp_ratio: 4.0,
             num_experts: 1,
+            part_features: 0,
             hidden_act: "gelu".into(),
             layer_norm_eps: 1e-12,
         }
@@ -95,11 +100,9 @@ impl Settings {
                 return Err(format!("{name} is {value}: 1 to {most} is allowed"));
             }
         }
-        if b.num_experts > 1 {
-            return Err(format!(
-                "backbone_config.num_experts is {}: 1 is allowed (ViTPose++ does not run here)",
-                b.num_experts
-            ));
+        if b.num_experts > 1 && b.part_features >= b.hidden_size {
+            let problem = format!("backbone_config.part_features is {}", b.part_features);
+            return Err(format!("{problem}: fewer than hidden_size, {}, are allowed", b.hidden_size));
         }
         if patch != other || patch <= 2 * PAD || b.image_size.iter().any(|s| !s.is_multiple_of(patch)) {
             let problem = format!("patch_size {:?} of image_size {:?}", b.patch_size, b.image_size);
@@ -187,7 +190,9 @@ impl VitPose {
         let settings: Settings = read_json(&path)?;
         let config = settings.config().map_err(|p| unsupported(&path, p))?;
         let file = safetensors::File::open(&folder.join("model.safetensors"))?;
-        let loader = Loader { pool, tensors: &file, precision };
+        let experts = Experts { part: settings.backbone_config.part_features, file: &file };
+        let tensors: &dyn Tensors = if settings.backbone_config.num_experts > 1 { &experts } else { &file };
+        let loader = Loader { pool, tensors, precision };
         let names = Names {
             patch: "backbone.embeddings.patch_embeddings.projection",
             positions: "backbone.embeddings.position_embeddings",
@@ -428,7 +433,7 @@ mod tests {
     fn a_person_in_a_box_is_found_as_by_transformers() {
         let (pool, rgb) = (Pool::new(2), picture(90, 70));
         let image = Image::new(70, 90, &rgb).unwrap();
-        for name in ["vitpose", "vitpose-classic"] {
+        for name in ["vitpose", "vitpose-classic", "vitpose-plus"] {
             let case = Case::open(name);
             let model = VitPose::open(case.folder().path(), &pool, Precision::Stored).unwrap();
             let region = model.region([9.5, 12.25, 30.0, 51.0]);
@@ -453,7 +458,7 @@ mod tests {
     fn a_lying_config_is_refused_with_its_field() {
         let of = |text: &str| serde_json::from_str::<Settings>(text).unwrap().config().map(|_| ()).unwrap_err();
         for (text, want) in [
-            (r#"{"backbone_config": {"num_experts": 6}}"#, "num_experts is 6"),
+            (r#"{"backbone_config": {"num_experts": 6, "part_features": 768}}"#, "part_features is 768"),
             (r#"{"backbone_config": {"patch_size": [16, 14]}}"#, "patch_size [16, 14]"),
             (r#"{"backbone_config": {"image_size": [0, 192]}}"#, "image_size is 0"),
             (r#"{"backbone_config": {"num_attention_heads": 5}}"#, "768 is no multiple"),

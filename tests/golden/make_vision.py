@@ -54,6 +54,10 @@ MODELS = {
     ),
     "vitpose": (T.VitPoseForPoseEstimation, dict(LABELS, model_type="vitpose", backbone_config=BACKBONE, use_simple_decoder=True)),
     "vitpose-classic": (T.VitPoseForPoseEstimation, dict(LABELS, model_type="vitpose", backbone_config=BACKBONE, use_simple_decoder=False)),
+    "vitpose-plus": (
+        T.VitPoseForPoseEstimation,
+        dict(LABELS, model_type="vitpose", backbone_config=dict(BACKBONE, num_experts=3, part_features=8), use_simple_decoder=True),
+    ),
 }  # fmt: skip
 
 
@@ -114,7 +118,8 @@ def body(model, out, name):
     processor = VitPoseImageProcessorPil(size={"height": 64, "width": 48})
     boxes = [[[9.5, 12.25, 30.0, 51.0]]]
     inputs = processor(picture(90, 70), boxes=boxes, return_tensors="pt")
-    result = model(**inputs)
+    coco = {"dataset_index": torch.zeros(1, dtype=torch.int64)} if model.config.backbone_config.num_experts > 1 else {}
+    result = model(**inputs, **coco)
     points = processor.post_process_pose_estimation(result, boxes=boxes)[0][0]
     out[f"{name}.pixels"] = inputs["pixel_values"].flatten()[::7]
     out[f"{name}.heatmaps"] = result.heatmaps[0]

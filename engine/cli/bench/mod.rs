@@ -6,6 +6,7 @@ mod llm;
 mod net;
 mod perplexity;
 mod pose;
+mod vision;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -56,6 +57,8 @@ pub enum What {
     },
     /// Milliseconds a run of one network file, beside what the arithmetic allows
     Net(net::NetArgs),
+    /// Milliseconds a picture of a vision model, beside what the arithmetic allows
+    Vision(vision::VisionArgs),
     /// Milliseconds a frame: detector, landmarks, tracking
     Pose {
         /// lite, full, heavy or a file
@@ -80,6 +83,7 @@ pub(super) fn run(config: Config, args: BenchArgs) -> Result<()> {
         What::Grammar(grammar) => show(args.json, &grammar::run(&engine, grammar, runs)?),
         What::Speech { model, file } => show(args.json, &speech(&engine, model.as_deref(), file, runs)?),
         What::Net(net) => show(args.json, &net::run(&engine, net, runs)?),
+        What::Vision(vision) => show(args.json, &vision::run(&engine, vision, runs)?),
         What::Pose { model, file } => show(args.json, &pose::run(&engine, model, file, runs)?),
     }
 }

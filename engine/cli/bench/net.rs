@@ -40,7 +40,7 @@ pub(super) struct NetResult {
 }
 
 /// Runs before the first that counts: caches and each thread's scratch.
-const WARM: usize = 10;
+pub(super) const WARM: usize = 10;
 
 pub(super) fn run(engine: &Engine, args: &NetArgs, runs: usize) -> Result<NetResult> {
     let (network, pool) = (Network::open(&args.file)?, engine.pool());
@@ -77,13 +77,13 @@ pub(super) fn run(engine: &Engine, args: &NetArgs, runs: usize) -> Result<NetRes
     })
 }
 
-fn write(path: &Path, data: &[f32]) -> Result<()> {
+pub(super) fn write(path: &Path, data: &[f32]) -> Result<()> {
     let bytes: Vec<u8> = data.iter().flat_map(|v| v.to_le_bytes()).collect();
     std::fs::write(path, bytes).map_err(|source| Error::Io { path: path.into(), source })
 }
 
 /// Arbitrary values in 0..1, the same each time.
-fn pattern(n: usize) -> Vec<f32> {
+pub(super) fn pattern(n: usize) -> Vec<f32> {
     let mut state = 1u32;
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

@@ -99,6 +99,17 @@ fn hidden_landmarks_and_absent_people_are_no_values() {
     assert!(t.columns.iter().flat_map(|c| &c.values).flatten().all(|v| v.is_finite()));
 }
 
+/// As of a net that sees the picture alone.
+#[test]
+fn a_body_without_points_in_metres_has_neither_angles_nor_speeds() {
+    let mut pose: Vec<_> = (0..30).map(|i| observed(f64::from(i) / 10.0, person(upright))).collect();
+    pose.iter_mut().for_each(|o| o.found[0].world.clear());
+    let t = fuse(&Tracks { duration: 3.0, pose: Some(pose), ..Tracks::default() }, 25.0);
+    let body = t.columns.iter().filter(|c| c.name.starts_with("pose."));
+    let told: Vec<_> = body.filter(|c| c.values.iter().any(Option::is_some)).map(|c| &c.name).collect();
+    assert!(told.is_empty(), "{told:?}");
+}
+
 #[test]
 fn pitch_is_never_joined_over_silence_and_accents_stand_out() {
     // 2 s at 10 ms: 200 Hz, unvoiced from 0.9 to 1.0, a hump of four semitones about 1.5
