@@ -333,7 +333,8 @@ mod tests {
             ..shown.clone()
         };
         let main = &shown.found[0];
-        let seen = |i: usize| frame(i, if (4..7).contains(&i) { &[&other] } else { &[main, &other] });
+        let (both, hidden) = ([main, &other], [&other]);
+        let seen = |i: usize| if (4..7).contains(&i) { frame(i, &hidden) } else { frame(i, &both) };
         let (learner, teacher): (Vec<_>, Vec<_>) = ((0..10).map(seen).collect(), (0..10).map(|i| frame(i, &[main])).collect());
         let path: Vec<[f64; 2]> = (0..10).map(|i| [i as f64 * 0.1; 2]).collect();
         let p = performance(&learner, &teacher, &path, false).unwrap();
