@@ -175,6 +175,12 @@ pub(crate) fn main_person(track: &[Observed<Person>]) -> Option<u32> {
     most.filter(|_| several).map(|m| m.0)
 }
 
+/// Of each frame the main person of the track, `None` where it is not seen: who else is there does not take its place.
+pub(crate) fn main_of(track: &[Observed<Person>]) -> impl Fn(&Observed<Person>) -> Option<&Person> {
+    let main = main_person(track);
+    move |o| o.found.iter().find(|p| main.is_none_or(|id| p.id == id))
+}
+
 /// The main person comes first where it is seen.
 fn main_first(track: &mut [Observed<Person>]) {
     if let Some(main) = main_person(track) {

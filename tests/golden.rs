@@ -2,6 +2,8 @@
 
 mod common;
 mod constrain;
+#[path = "golden/senses.rs"]
+mod senses;
 
 use common::{engine, ffmpeg, reference, weights};
 use dreamseed::extract::view;

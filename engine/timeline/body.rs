@@ -4,7 +4,7 @@ use super::{
     Column, mass,
     series::{Grid, Series, median},
 };
-use crate::extract::{Observed, main_person};
+use crate::extract::{Observed, main_of};
 use dreamseed_models::pose::Person;
 
 /// Joints and the landmarks (MediaPipe's numbers) on either side of each. All angles are of the 3D landmarks in metres: 180 is
@@ -51,7 +51,8 @@ pub(super) fn columns(track: &[Observed<Person>], grid: Grid) -> Vec<Column> {
     }
     // Toes are seen less surely than the rest: ankles do not count.
     columns.push(grid.column("pose.asymmetry", "deg", asymmetry(&angles[..8]).linear(grid)));
-    let metres = median(track.iter().filter_map(|o| metres_per_pixel(o, o.found.first()?)).collect());
+    let main = main_of(track);
+    let metres = median(track.iter().filter_map(|o| metres_per_pixel(o, main(o)?)).collect());
     let mut speeds = Vec::new();
     for (name, landmark, own) in MOVERS {
         let along = |axis: usize| series(track, |o, p| Some(pixel(o, p, landmark)?[axis] * metres?)).slope();
@@ -71,12 +72,8 @@ pub(super) fn columns(track: &[Observed<Person>], grid: Grid) -> Vec<Column> {
 
 /// One value a frame of the main person.
 fn series(track: &[Observed<Person>], value: impl Fn(&Observed<Person>, &Person) -> Option<f64>) -> Series {
-    let main = main_person(track);
-    let person = |o: &Observed<Person>| match main {
-        Some(id) => o.found.iter().position(|p| p.id == id),
-        None => (!o.found.is_empty()).then_some(0),
-    };
-    Series::new(track.iter().map(|o| (o.t, person(o).and_then(|i| value(o, &o.found[i])))))
+    let main = main_of(track);
+    Series::new(track.iter().map(|o| (o.t, main(o).and_then(|p| value(o, p)))))
 }
 
 /// A visible landmark in metres.

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::series::median;
-use crate::extract::Observed;
+use crate::extract::{Observed, main_of};
 use dreamseed_models::pose::Person;
 
 /// COCO's 17 keypoints: name, MediaPipe's landmark, falloff (Lin et al. 2014; the constants of cocoeval).
@@ -73,13 +73,15 @@ pub fn performance(
         median(times.windows(2).map(|w| w[1] - w[0]).filter(|d| *d > 0.0).collect()).unwrap_or(0.0)
     };
     let (reach, far) = (0.5 * step(&mut path.iter().map(|p| p[0])), 0.5 * step(&mut teacher.iter().map(|o| o.t)));
+    let (own_main, shown_main) = (main_of(learner), main_of(teacher));
     for frame in learner {
         // The middle of where the path passes this frame: a wait of the teacher is one pose, not many.
         let from = path.partition_point(|p| p[0] < frame.t - reach - 1e-9);
         let to = path.partition_point(|p| p[0] <= frame.t + reach + 1e-9);
         let there = path.get(from..to).and_then(|part| median(part.iter().map(|p| p[1]).collect()));
         let Some(shown) = there.and_then(|t| nearest(teacher, t, far)) else { continue };
-        let (Some(own), Some(shown)) = (Pose::new(frame, false), Pose::new(shown, mirrored)) else { continue };
+        let (Some(own), Some(person)) = (own_main(frame), shown_main(shown)) else { continue };
+        let (own, shown) = (Pose::new(frame, own, false), Pose::new(shown, person, mirrored));
         let Some(distances) = in_space(&own.space, &shown.space) else { continue };
         let Some((similarity, right, of)) = in_picture(&own.picture, &shown.picture) else { continue };
         oks += similarity;
@@ -137,8 +139,7 @@ fn worst_moment(errors: &[(f64, f64)]) -> Option<([f64; 2], f64)> {
 }
 
 impl Pose {
-    fn new(frame: &Observed<Person>, mirrored: bool) -> Option<Self> {
-        let person = frame.found.first()?;
+    fn new(frame: &Observed<Person>, person: &Person, mirrored: bool) -> Self {
         let joint = |i: usize| JOINTS[if mirrored { OTHER[i] } else { i }].1;
         let visible = |i: usize| person.landmarks.get(joint(i)).filter(|l| l.visibility >= VISIBLE);
         let side = if mirrored { -1.0 } else { 1.0 };
@@ -152,7 +153,7 @@ impl Pose {
             let [x, y, z] = person.world.get(joint(i))?.map(f64::from);
             [x, y, z].iter().all(|v| v.is_finite()).then_some([side * x, y, z])
         });
-        Some(Self { picture, space })
+        Self { picture, space }
     }
 }
 
@@ -314,6 +315,32 @@ mod tests {
         assert!(as_image.oks > 0.9999 && as_image.pa_mpjpe < 0.01, "{as_image:?}");
         let plain = performance(one(&image), one(&shown), &[[0.0, 0.0]], false).unwrap();
         assert!(plain.oks < 0.9 && plain.pa_mpjpe > 5.0, "{plain:?}");
+    }
+
+    #[test]
+    fn where_the_main_person_is_hidden_nobody_else_is_compared() {
+        let row = &golden()[0];
+        let (picture, space) = (points::<2>(&row["teacher"]["picture"]), points::<3>(&row["teacher"]["space"]));
+        let shown = person(&picture, &space);
+        // A smaller one behind, with another pose: the arms and legs the other way round.
+        let small: Vec<[f64; 2]> = picture.iter().map(|p| [700.0 + 0.3 * p[0], 600.0 - 0.3 * p[1]]).collect();
+        let bent: Vec<[f64; 3]> = space.iter().map(|p| [p[0], p[1].abs(), 0.3 - p[2]]).collect();
+        let mut other = person(&small, &bent).found.remove(0);
+        other.id = 1;
+        let frame = |i: usize, with: &[&Person]| Observed {
+            t: i as f64 * 0.1,
+            found: with.iter().map(|p| (*p).clone()).collect(),
+            ..shown.clone()
+        };
+        let main = &shown.found[0];
+        let (both, hidden) = ([main, &other], [&other]);
+        let seen = |i: usize| if (4..7).contains(&i) { frame(i, &hidden) } else { frame(i, &both) };
+        let (learner, teacher): (Vec<_>, Vec<_>) = ((0..10).map(seen).collect(), (0..10).map(|i| frame(i, &[main])).collect());
+        let path: Vec<[f64; 2]> = (0..10).map(|i| [i as f64 * 0.1; 2]).collect();
+        let p = performance(&learner, &teacher, &path, false).unwrap();
+        assert!(p.poses == 7 && p.oks > 0.9999 && p.pa_mpjpe < 0.01, "{p:?}");
+        let p = performance(&teacher, &learner, &path, false).unwrap();
+        assert!(p.poses == 7 && p.oks > 0.9999 && p.pa_mpjpe < 0.01, "{p:?}");
     }
 
     #[test]

@@ -165,7 +165,9 @@ impl Heads<'_> {
         Found { score, bbox: bbox.map(|v| v / CELLS as f32), points }
     }
 
-    /// Key point `k`: of the heatmap's cells within the box the one that is highest once weighed by its distance to `expected`.
+    /// Key point `k`: of the heatmap's cells within the box the one that is highest once weighed by its distance to `expected`. Its
+    /// score is that weighed height; the file's own tail takes the largest over all six candidates, which lends the score of a
+    /// person's joint to whoever stands in front of it, real or not.
     fn point(&self, k: usize, expected: [f32; 2], bbox: &[f32; 4]) -> [f32; 3] {
         const SPREAD: f32 = 0.3 * CELLS as f32;
         let weight = |i: usize, axis: usize| (-(i as f32 - expected[axis]).powi(2) / SPREAD).exp();
