@@ -38,7 +38,7 @@ fn main() {
             }
         } else {
             let image = format!("{out}/{file}.fatbin");
-            let mut options = vec!["-fatbin".to_owned(), "-compress-all".to_owned()];
+            let mut options = vec!["-fatbin".to_owned()];
             options.extend(REAL.map(|d| format!("-gencode=arch=compute_{d},code=sm_{d}")));
             options.extend(VIRTUAL.map(|d| format!("-gencode=arch=compute_{d},code=compute_{d}")));
             compile(&nvcc, &source, &image, &options);
