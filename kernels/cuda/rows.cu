@@ -31,6 +31,14 @@ extern "C" __global__ void __launch_bounds__(256)
     for (int e = threadIdx.x; e < k; e += blockDim.x) residual[e] += x[e] * by * weight[e];
 }
 
+// x in 8 bits, (m, k), k a multiple of 32. Grid (m).
+extern "C" __global__ void __launch_bounds__(256) quantize(const float* x, int k, int8_t* q, float2* scale) {
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+    const size_t row = blockIdx.x;
+    for (int u = warp; u < k / 32; u += warps)
+        quantize_unit(x[row * k + 32 * u + lane], q + row * k + 32 * u, scale + row * (k / 32) + u);
+}
+
 // logits = cap * tanh(logits / cap)
 extern "C" __global__ void __launch_bounds__(256) softcap(float* x, int n, float cap) {
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) x[i] = cap * tanhf(x[i] / cap);

@@ -70,6 +70,20 @@ pub fn add_norm(
     unsafe { device.launch("add_norm", [rows, 1, 1], THREADS, 0, &mut args) }
 }
 
+/// `rows` rows of `k` elements, a multiple of 32, in 8 bits.
+///
+/// # Errors
+/// As [`rms_norm`].
+pub fn quantize(device: &Device, (rows, k): (usize, usize), x: &Buffer<f32>, to: &mut Quantized) -> Result<()> {
+    holds("x", x, rows * k)?;
+    to.check(rows, k)?;
+    let (mut x, mut k, mut q, mut scale) = (x.pointer(), k as i32, to.q.pointer(), to.scale.pointer());
+    let mut args: [*mut c_void; 4] =
+        [from_mut(&mut x).cast(), from_mut(&mut k).cast(), from_mut(&mut q).cast(), from_mut(&mut scale).cast()];
+    // SAFETY: as above.
+    unsafe { device.launch("quantize", [rows, 1, 1], THREADS, 0, &mut args) }
+}
+
 /// `x = cap * tanh(x / cap)` for the first `n` elements.
 ///
 /// # Errors

@@ -2,36 +2,44 @@
 
 use dreamseed_kernels::{Activation, Epilogue, Matrix, Pool, Product, cpu::math::gated, linear, linear_many, simd, softmax};
 
-use super::{Config, Experts};
+use super::{
+    Config, Experts,
+    weights::{Cpu, Place},
+};
 
 /// `down(act(gate(x)) * up(x))`.
-pub(super) struct Mlp {
-    pub(super) gate: Matrix, // (hidden, dim)
-    pub(super) up: Matrix,   // (hidden, dim)
-    pub(super) down: Matrix, // (dim, hidden)
-    pub(super) biases: Biases,
+pub(super) struct Mlp<P: Place = Cpu> {
+    pub(super) gate: P::Matrix, // (hidden, dim)
+    pub(super) up: P::Matrix,   // (hidden, dim)
+    pub(super) down: P::Matrix, // (dim, hidden)
+    pub(super) biases: Biases<P>,
 }
 
 /// Biases, where the model has them.
-#[derive(Default)]
-pub(super) struct Biases {
-    pub(super) gate: Option<Vec<f32>>, // (hidden)
-    pub(super) up: Option<Vec<f32>>,   // (hidden)
-    pub(super) down: Option<Vec<f32>>, // (dim)
+pub(super) struct Biases<P: Place = Cpu> {
+    pub(super) gate: Option<P::Vector>, // (hidden)
+    pub(super) up: Option<P::Vector>,   // (hidden)
+    pub(super) down: Option<P::Vector>, // (dim)
+}
+
+impl<P: Place> Default for Biases<P> {
+    fn default() -> Self {
+        Self { gate: None, up: None, down: None }
+    }
 }
 
 /// The feed-forward network of a layer.
-pub(super) enum FeedForward {
-    Dense(Mlp),
-    Mixture(Mixture),
+pub(super) enum FeedForward<P: Place = Cpu> {
+    Dense(Mlp<P>),
+    Mixture(Mixture<P>),
 }
 
 /// Experts and who chooses among them.
-pub(super) struct Mixture {
-    pub(super) router: Matrix,    // (experts, dim)
-    pub(super) experts: Vec<Mlp>, // (experts)
-    pub(super) used: usize,       // experts a row goes to
-    pub(super) renormalise: bool, // whether their weights are divided by their sum
+pub(super) struct Mixture<P: Place = Cpu> {
+    pub(super) router: P::Matrix,    // (experts, dim)
+    pub(super) experts: Vec<Mlp<P>>, // (experts)
+    pub(super) used: usize,          // experts a row goes to
+    pub(super) renormalise: bool,    // whether their weights are divided by their sum
 }
 
 impl Mlp {

@@ -2,16 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use dreamseed_kernels::Matrix;
 use serde::Deserialize;
 
-use super::Config;
-use crate::weights::{
-    Error, Result,
-    gguf::Gguf,
-    safetensors,
-    tensor::{Tensor, Values},
-};
+use super::{Config, weights::Place};
+use crate::weights::{Error, Result, gguf::Gguf, safetensors};
 
 /// Tensors by GGUF's names.
 pub(super) enum Files<'a> {
@@ -135,12 +129,12 @@ impl Files<'_> {
         gguf.tensor_names().filter(|name| !known(name)).min()
     }
 
-    fn read(&self, name: &str, shape: &[usize], config: &Config) -> Result<Tensor> {
+    /// The file with a tensor of `shape`, and its name there. The header knows the shape: nothing is read for one that lies.
+    fn shaped(&self, name: &str, shape: &[usize], config: &Config) -> Result<(&safetensors::File, String)> {
         let error = |problem| Error::Tensor { name: name.into(), problem };
         let (file, hf) = self.find(name, config).ok_or_else(|| error("is not in the files".into()))?;
-        // The header knows the shape: nothing is read for one that lies.
         match file.info(&hf) {
-            Some(info) if info.shape == shape => file.tensor(&hf),
+            Some(info) if info.shape == shape => Ok((file, hf)),
             info => {
                 let seen = info.map(|i| i.shape.clone()).unwrap_or_default();
                 Err(error(format!("{hf} has shape {seen:?}, but {shape:?} is needed")))
@@ -148,49 +142,55 @@ impl Files<'_> {
         }
     }
 
-    pub(super) fn matrix(&self, name: &str, rows: usize, cols: usize, config: &Config) -> Result<Matrix> {
-        let mut parts = self.matrices(name, &[rows], cols, config)?;
+    /// A matrix of (rows, cols).
+    pub(super) fn matrix<P: Place>(
+        &self,
+        place: &P,
+        name: &str,
+        (rows, cols): (usize, usize),
+        config: &Config,
+    ) -> Result<P::Matrix> {
+        let mut parts = self.matrices(place, name, (&[rows], cols), config)?;
         parts.pop().ok_or_else(|| Error::Tensor { name: name.into(), problem: "holds no matrix".into() })
     }
 
     /// A tensor cut along its rows: matrices of `rows` rows each, one below the other.
-    pub(super) fn matrices(&self, name: &str, rows: &[usize], cols: usize, config: &Config) -> Result<Vec<Matrix>> {
+    pub(super) fn matrices<P: Place>(
+        &self,
+        place: &P,
+        name: &str,
+        (rows, cols): (&[usize], usize),
+        config: &Config,
+    ) -> Result<Vec<P::Matrix>> {
         let error = |problem: String| Error::Tensor { name: name.into(), problem };
         let sum = rows.iter().try_fold(0usize, |sum, r| sum.checked_add(*r));
         let sum = sum.filter(|sum| sum.checked_mul(cols).is_some()).ok_or_else(|| error("more than 2^64 elements".into()))?;
-        let mut from = 0;
-        let ranges = rows.iter().map(move |rows| {
-            from += rows;
-            (*rows, from - rows)
-        });
-        match self {
-            Self::Gguf(gguf) => {
-                let kind = gguf.kind(name, sum, cols)?;
-                let (bytes, (block, size)) = (gguf.bytes(name)?, kind.block());
-                let row = cols / block * size;
-                let part =
-                    |(rows, from): (usize, usize)| Matrix::from_blocks(kind, rows, cols, &bytes[from * row..][..rows * row]);
-                ranges.map(|range| part(range).map_err(|e| error(e.to_string()))).collect()
-            }
+        let (kind, bytes) = match self {
+            Self::Gguf(gguf) => (gguf.kind(name, sum, cols)?, gguf.bytes(name)?),
             Self::Hf { .. } => {
-                let values = self.read(name, &[sum, cols], config)?.values;
-                let part = |(rows, from): (usize, usize)| {
-                    let range = from * cols..(from + rows) * cols;
-                    match &values {
-                        Values::F32(v) => Matrix::from_f32(rows, cols, &v[range]),
-                        Values::F16(v) => Matrix::from_f16(rows, cols, &v[range]),
-                        Values::Bf16(v) => Matrix::from_bf16(rows, cols, &v[range]),
-                    }
-                };
-                ranges.map(|range| part(range).map_err(|e| error(e.to_string()))).collect()
+                let (file, hf) = self.shaped(name, &[sum, cols], config)?;
+                (file.block_type(&hf)?, file.bytes(&hf)?)
             }
-        }
+        };
+        let (block, size) = kind.block();
+        let row = cols / block * size;
+        let mut left = &bytes[..];
+        let part = |&rows: &usize| {
+            let short = || error(format!("{} bytes are left for {rows} rows of {row}", left.len()));
+            let (own, rest) = rows.checked_mul(row).and_then(|n| left.split_at_checked(n)).ok_or_else(short)?;
+            left = rest;
+            place.matrix(name, kind, (rows, cols), own)
+        };
+        rows.iter().map(part).collect()
     }
 
     pub(super) fn vector(&self, name: &str, len: usize, config: &Config) -> Result<Vec<f32>> {
         match self {
             Self::Gguf(gguf) => gguf.vector(name, len),
-            Self::Hf { .. } => Ok(self.read(name, &[len], config)?.values.into_f32()),
+            Self::Hf { .. } => {
+                let (file, hf) = self.shaped(name, &[len], config)?;
+                Ok(file.tensor(&hf)?.values.into_f32())
+            }
         }
     }
 }

@@ -6,6 +6,8 @@
 //! what runs beside it. [`State`] is a store and a workspace for one sequence alone.
 
 mod config;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod experts;
 mod files;
 mod pictures;
@@ -29,7 +31,7 @@ use files::Files;
 pub use config::{Config, Experts, Family, Layers, Local};
 pub use pictures::{Features, Picture, whole};
 pub use state::{State, Workspace};
-pub use weights::Weights;
+pub use weights::{Cpu, Place, Weights};
 
 /// Positions that are computed in one pass.
 const CHUNK: usize = 512;
@@ -76,6 +78,10 @@ pub enum Error {
         /// Rows of the workspace.
         rows: usize,
     },
+    /// The GPU does not do it.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Device(#[from] dreamseed_kernels::cuda::Error),
 }
 
 /// Which logits a call wants.
@@ -134,7 +140,7 @@ enum Op {
 }
 
 /// What a pass does, in order: the same for every pass of a model, whatever its sequences and their lengths.
-fn plan(weights: &Weights, config: &Config) -> Vec<Op> {
+fn plan<P: Place>(weights: &Weights<P>, config: &Config) -> Vec<Op> {
     let mut plan = vec![Op::Embed];
     for (i, layer) in weights.layers.iter().enumerate() {
         plan.extend([Op::NormQkv(i), Op::RopeAppend(i), Op::Attend(i), Op::Output(i)]);
@@ -183,7 +189,7 @@ impl Decoder {
     }
 
     fn new(config: Config, files: &Files, pool: &Pool) -> WeightsResult<Self> {
-        let weights = Weights::load(files, &config, pool)?;
+        let weights = Weights::load(files, &config, &Cpu, pool)?;
         let local = config.local.as_ref().and_then(|l| l.rope.as_ref()).unwrap_or(&config.rope).rotation();
         let global = config.rope.rotation();
         let plan = plan(&weights, &config);

@@ -60,14 +60,14 @@ fn equals_transformers() {
     }
 }
 
-struct Size {
-    dim: u64,
-    hidden: u64,
-    heads: u64,
-    kv_heads: u64,
-    head_dim: u64,
-    vocab: u64,
-    layers: u32,
+pub(crate) struct Size {
+    pub(crate) dim: u64,
+    pub(crate) hidden: u64,
+    pub(crate) heads: u64,
+    pub(crate) kv_heads: u64,
+    pub(crate) head_dim: u64,
+    pub(crate) vocab: u64,
+    pub(crate) layers: u32,
 }
 
 const SMALL: Size = Size { dim: 24, hidden: 40, heads: 4, kv_heads: 2, head_dim: 8, vocab: 50, layers: 7 };
@@ -85,7 +85,7 @@ pub(crate) fn noise(n: u64, seed: &str) -> Vec<f32> {
 const EXPERTS: u64 = 5;
 
 /// A sound random model of a family.
-fn model(arch: &str, s: &Size) -> Writer {
+pub(crate) fn model(arch: &str, s: &Size) -> Writer {
     let key = |name: &str| format!("{arch}.{name}");
     let mut w = Writer::default()
         .str("general.architecture", arch)

@@ -1,6 +1,6 @@
 //! The weights of a decoder, from GGUF or from HF's safetensors, held against its [`Config`].
 
-use dreamseed_kernels::{Matrix, Pool};
+use dreamseed_kernels::{BlockType, Matrix, Pool};
 
 use super::{
     Config, Experts, Family,
@@ -9,68 +9,111 @@ use super::{
 };
 use crate::weights::{Error, Result};
 
+/// Where weights lie and who computes with them: the processor, or a GPU.
+pub trait Place: Sync {
+    /// (rows, cols) weights.
+    type Matrix: Send;
+    /// Norms and biases.
+    type Vector: Send;
+
+    /// Takes rows of ggml's blocks, or of little-endian floats. `name`: the tensor's, for errors.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when the bytes do not fit the shape; where memory runs out, the place's own.
+    fn matrix(&self, name: &str, kind: BlockType, shape: (usize, usize), bytes: &[u8]) -> Result<Self::Matrix>;
+
+    /// Takes floats.
+    ///
+    /// # Errors
+    /// Where memory runs out, the place's own.
+    fn vector(&self, values: Vec<f32>) -> Result<Self::Vector>;
+}
+
+/// The processor's memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu;
+
+impl Place for Cpu {
+    type Matrix = Matrix;
+    type Vector = Vec<f32>;
+
+    fn matrix(&self, name: &str, kind: BlockType, (rows, cols): (usize, usize), bytes: &[u8]) -> Result<Matrix> {
+        let matrix = Matrix::from_blocks(kind, rows, cols, bytes);
+        matrix.map_err(|e| Error::Tensor { name: name.into(), problem: e.to_string() })
+    }
+
+    fn vector(&self, values: Vec<f32>) -> Result<Vec<f32>> {
+        Ok(values)
+    }
+}
+
 /// One layer. Vectors that the family does not have are `None`.
-pub(super) struct Layer {
-    pub(super) attn_norm: Vec<f32>,              // (dim)
-    pub(super) wq: Matrix,                       // (heads * head_dim, dim)
-    pub(super) wk: Matrix,                       // (kv_dim, dim)
-    pub(super) wv: Matrix,                       // (kv_dim, dim)
-    pub(super) bq: Option<Vec<f32>>,             // (heads * head_dim)
-    pub(super) bk: Option<Vec<f32>>,             // (kv_dim)
-    pub(super) bv: Option<Vec<f32>>,             // (kv_dim)
-    pub(super) q_norm: Option<Vec<f32>>,         // (head_dim)
-    pub(super) k_norm: Option<Vec<f32>>,         // (head_dim)
-    pub(super) wo: Matrix,                       // (dim, heads * head_dim)
-    pub(super) bo: Option<Vec<f32>>,             // (dim)
-    pub(super) post_attn_norm: Option<Vec<f32>>, // (dim)
-    pub(super) ffn_norm: Vec<f32>,               // (dim)
-    pub(super) feed_forward: FeedForward,
-    pub(super) post_ffn_norm: Option<Vec<f32>>, // (dim)
+pub(super) struct Layer<P: Place = Cpu> {
+    pub(super) attn_norm: P::Vector,              // (dim)
+    pub(super) wq: P::Matrix,                     // (heads * head_dim, dim)
+    pub(super) wk: P::Matrix,                     // (kv_dim, dim)
+    pub(super) wv: P::Matrix,                     // (kv_dim, dim)
+    pub(super) bq: Option<P::Vector>,             // (heads * head_dim)
+    pub(super) bk: Option<P::Vector>,             // (kv_dim)
+    pub(super) bv: Option<P::Vector>,             // (kv_dim)
+    pub(super) q_norm: Option<P::Vector>,         // (head_dim)
+    pub(super) k_norm: Option<P::Vector>,         // (head_dim)
+    pub(super) wo: P::Matrix,                     // (dim, heads * head_dim)
+    pub(super) bo: Option<P::Vector>,             // (dim)
+    pub(super) post_attn_norm: Option<P::Vector>, // (dim)
+    pub(super) ffn_norm: P::Vector,               // (dim)
+    pub(super) feed_forward: FeedForward<P>,
+    pub(super) post_ffn_norm: Option<P::Vector>, // (dim)
 }
 
 /// All weights. Immutable, shared by every state.
-pub struct Weights {
-    pub(super) embeddings: Matrix,     // (vocab, dim)
-    pub(super) layers: Vec<Layer>,     // (layers)
-    pub(super) output_norm: Vec<f32>,  // (dim)
-    pub(super) output: Option<Matrix>, // (vocab, dim); `None`: the embeddings serve
+pub struct Weights<P: Place = Cpu> {
+    pub(super) embeddings: P::Matrix,     // (vocab, dim)
+    pub(super) layers: Vec<Layer<P>>,     // (layers)
+    pub(super) output_norm: P::Vector,    // (dim)
+    pub(super) output: Option<P::Matrix>, // (vocab, dim); `None`: the embeddings serve
 }
 
 /// A matrix and its bias.
-type Linear = (Matrix, Option<Vec<f32>>);
+type Linear<P> = (<P as Place>::Matrix, Option<<P as Place>::Vector>);
 
 /// Reads the tensors of one layer.
-struct Loader<'a> {
+struct Loader<'a, P> {
     files: &'a Files<'a>,
     config: &'a Config,
+    place: &'a P,
     layer: usize,
 }
 
-impl Loader<'_> {
+impl<P: Place> Loader<'_, P> {
     fn name(&self, part: &str, suffix: &str) -> String {
         format!("blk.{}.{part}.{suffix}", self.layer)
     }
 
-    fn matrix(&self, part: &str, rows: usize, cols: usize) -> Result<Matrix> {
-        self.files.matrix(&self.name(part, "weight"), rows, cols, self.config)
+    fn matrix(&self, part: &str, rows: usize, cols: usize) -> Result<P::Matrix> {
+        self.files.matrix(self.place, &self.name(part, "weight"), (rows, cols), self.config)
     }
 
-    fn bias(&self, part: &str, len: usize) -> Result<Option<Vec<f32>>> {
+    fn bias_values(&self, part: &str, len: usize) -> Result<Option<Vec<f32>>> {
         let name = self.name(part, "bias");
         let has = self.files.has(&name, self.config);
         has.then(|| self.files.vector(&name, len, self.config)).transpose()
     }
 
-    fn norm(&self, part: &str, len: usize) -> Result<Vec<f32>> {
-        norm(self.files, &self.name(part, "weight"), len, self.config)
+    fn bias(&self, part: &str, len: usize) -> Result<Option<P::Vector>> {
+        self.bias_values(part, len)?.map(|values| self.place.vector(values)).transpose()
     }
 
-    fn optional_norm(&self, part: &str, len: usize, needed: bool) -> Result<Option<Vec<f32>>> {
+    fn norm(&self, part: &str, len: usize) -> Result<P::Vector> {
+        self.place.vector(norm(self.files, &self.name(part, "weight"), len, self.config)?)
+    }
+
+    fn optional_norm(&self, part: &str, len: usize, needed: bool) -> Result<Option<P::Vector>> {
         let has = needed || self.files.has(&self.name(part, "weight"), self.config);
         has.then(|| self.norm(part, len)).transpose()
     }
 
-    fn load(&self) -> Result<Layer> {
+    fn load(&self) -> Result<Layer<P>> {
         let Config { family, dim, heads, head_dim, .. } = *self.config;
         let (q_dim, gemma) = (heads * head_dim, family == Family::Gemma3);
         let [(wq, bq), (wk, bk), (wv, bv)] = self.query_key_value()?;
@@ -97,22 +140,24 @@ impl Loader<'_> {
     }
 
     /// Query, key and value: three tensors, or one with all their rows (Phi 3).
-    fn query_key_value(&self) -> Result<[Linear; 3]> {
+    fn query_key_value(&self) -> Result<[Linear<P>; 3]> {
         let (dim, kv_dim) = (self.config.dim, self.config.kv_dim());
         let rows = [self.config.heads * self.config.head_dim, kv_dim, kv_dim];
         let joined = self.name("attn_qkv", "weight");
         if !self.files.has(&joined, self.config) {
-            let linear = |part, rows| Ok((self.matrix(part, rows, dim)?, self.bias(part, rows)?));
+            let linear =
+                |part, rows| -> Result<Linear<P>> { Ok((self.matrix(part, rows, dim)?, self.bias(part, rows)?)) };
             return Ok([linear("attn_q", rows[0])?, linear("attn_k", rows[1])?, linear("attn_v", rows[2])?]);
         }
         let [wq, wk, wv] = self.cut(&joined, rows, dim)?;
-        let mut bq = self.bias("attn_qkv", rows.iter().sum())?;
+        let mut bq = self.bias_values("attn_qkv", rows.iter().sum())?;
         let bv = bq.as_mut().map(|all| all.split_off(rows[0] + rows[1]));
         let bk = bq.as_mut().map(|all| all.split_off(rows[0]));
-        Ok([(wq, bq), (wk, bk), (wv, bv)])
+        let place = |bias: Option<Vec<f32>>| bias.map(|values| self.place.vector(values)).transpose();
+        Ok([(wq, place(bq)?), (wk, place(bk)?), (wv, place(bv)?)])
     }
 
-    fn dense(&self) -> Result<Mlp> {
+    fn dense(&self) -> Result<Mlp<P>> {
         let Config { family, dim, hidden, .. } = *self.config;
         let joined = [self.name("ffn_gate_up", "weight"), self.name("ffn_up", "weight")];
         let joined = joined.iter().find(|name| self.files.has(name, self.config));
@@ -130,7 +175,7 @@ impl Loader<'_> {
         Ok(Mlp { gate, up, down: self.matrix("ffn_down", dim, hidden)?, biases })
     }
 
-    fn mixture(&self, experts: &Experts) -> Result<Mixture> {
+    fn mixture(&self, experts: &Experts) -> Result<Mixture<P>> {
         let (dim, &Experts { count, used, hidden, renormalise, .. }) = (self.config.dim, experts);
         // The router first: a lying count is found before anything is allocated for it.
         let router = self.matrix("ffn_gate_inp", count, dim)?;
@@ -142,17 +187,17 @@ impl Loader<'_> {
     }
 
     /// One matrix of each expert: a tensor with all of them one below the other (GGUF), or a tensor for each.
-    fn stacked(&self, part: &str, count: usize, rows: usize, cols: usize) -> Result<Vec<Matrix>> {
+    fn stacked(&self, part: &str, count: usize, rows: usize, cols: usize) -> Result<Vec<P::Matrix>> {
         let name = self.name(part, "weight");
         match self.files {
-            Files::Gguf(_) => self.files.matrices(&name, &vec![rows; count], cols, self.config),
+            Files::Gguf(_) => self.files.matrices(self.place, &name, (&vec![rows; count], cols), self.config),
             Files::Hf { .. } => (0..count).map(|expert| self.matrix(&format!("{part}.{expert}"), rows, cols)).collect(),
         }
     }
 
     /// A tensor cut along its rows.
-    fn cut<const N: usize>(&self, name: &str, rows: [usize; N], cols: usize) -> Result<[Matrix; N]> {
-        let matrices = self.files.matrices(name, &rows, cols, self.config)?;
+    fn cut<const N: usize>(&self, name: &str, rows: [usize; N], cols: usize) -> Result<[P::Matrix; N]> {
+        let matrices = self.files.matrices(self.place, name, (&rows, cols), self.config)?;
         matrices.try_into().map_err(|_| Error::Tensor { name: name.into(), problem: format!("does not hold {N} matrices") })
     }
 }
@@ -163,9 +208,9 @@ fn norm(files: &Files, name: &str, len: usize, config: &Config) -> Result<Vec<f3
     Ok(weight)
 }
 
-impl Weights {
+impl<P: Place> Weights<P> {
     /// Reads and packs everything, layers in parallel.
-    pub(super) fn load(files: &Files, config: &Config, pool: &Pool) -> Result<Self> {
+    pub(super) fn load(files: &Files, config: &Config, place: &P, pool: &Pool) -> Result<Self> {
         let Config { vocab, dim, layers, .. } = *config;
         // The last layer's first tensor: a lying count is found before anything is allocated for it.
         let last = format!("blk.{}.attn_norm.weight", layers - 1);
@@ -181,18 +226,20 @@ impl Weights {
             );
             return Err(Error::Unsupported(format!("the tensor {name}, which is {why}")));
         }
-        let embeddings = files.matrix("token_embd.weight", vocab, dim, config)?;
-        let output = (!config.tied).then(|| files.matrix("output.weight", vocab, dim, config)).transpose()?;
-        let mut loaded: Vec<Option<Result<Layer>>> = (0..layers).map(|_| None).collect();
-        pool.for_each_chunk(&mut loaded, 1, |layer, slot| slot[0] = Some(Loader { files, config, layer }.load()));
+        let embeddings = files.matrix(place, "token_embd.weight", (vocab, dim), config)?;
+        let output = (!config.tied).then(|| files.matrix(place, "output.weight", (vocab, dim), config)).transpose()?;
+        let mut loaded: Vec<Option<Result<Layer<P>>>> = (0..layers).map(|_| None).collect();
+        pool.for_each_chunk(&mut loaded, 1, |layer, slot| slot[0] = Some(Loader { files, config, place, layer }.load()));
         Ok(Self {
             embeddings,
             layers: loaded.into_iter().flatten().collect::<Result<_>>()?,
-            output_norm: norm(files, "output_norm.weight", dim, config)?,
+            output_norm: place.vector(norm(files, "output_norm.weight", dim, config)?)?,
             output,
         })
     }
+}
 
+impl Weights {
     /// Number of weights in the matrices, all experts among them, a tied embedding counted once.
     pub fn parameters(&self) -> u64 {
         let count = |m: &Matrix| m.rows() as u64 * m.cols() as u64;

@@ -53,6 +53,10 @@ pub enum Error {
     /// The file is sound but describes a model that this version does not run.
     #[error("{0}")]
     Unsupported(String),
+    /// A GPU does not take them.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Device(#[from] dreamseed_kernels::cuda::Error),
 }
 
 /// Result of reading weights.

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use dreamseed_kernels::BlockType;
 pub use safetensors::Dtype;
 use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, Visitor};
@@ -95,19 +96,32 @@ impl File {
         bytes.ok_or_else(|| tensor_error(name, "lies outside the file"))
     }
 
+    /// The type of a tensor of floats (F32, F16, BF16), whose [`File::bytes`] are little-endian.
+    ///
+    /// # Errors
+    /// Tensor where it is missing or of another type.
+    pub fn block_type(&self, name: &str) -> Result<BlockType> {
+        let info = self.tensors.get(name).ok_or_else(|| tensor_error(name, "is not in the file"))?;
+        match info.dtype {
+            Dtype::F32 => Ok(BlockType::F32),
+            Dtype::F16 => Ok(BlockType::F16),
+            Dtype::BF16 => Ok(BlockType::BF16),
+            other => Err(tensor_error(name, &format!("is {other:?}; F32, F16 or BF16 is needed"))),
+        }
+    }
+
     /// A tensor of floats (F32, F16, BF16).
     ///
     /// # Errors
     /// Tensor where it is missing or of another type; Io.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
-        let info = self.tensors.get(name).ok_or_else(|| tensor_error(name, "is not in the file"))?;
-        let read = match info.dtype {
-            Dtype::F32 => Values::f32_le,
-            Dtype::F16 => Values::f16_le,
-            Dtype::BF16 => Values::bf16_le,
-            other => return Err(tensor_error(name, &format!("is {other:?}; F32, F16 or BF16 is needed"))),
+        let read = match self.block_type(name)? {
+            BlockType::F16 => Values::f16_le,
+            BlockType::BF16 => Values::bf16_le,
+            _ => Values::f32_le,
         };
-        Ok(Tensor { shape: info.shape.clone(), values: read(&self.bytes(name)?) })
+        let shape = self.tensors.get(name).map(|info| info.shape.clone()).unwrap_or_default();
+        Ok(Tensor { shape, values: read(&self.bytes(name)?) })
     }
 }
 

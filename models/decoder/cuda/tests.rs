@@ -1,0 +1,112 @@
+//! The decoder on a device against the decoder on the processor. They need a driver: a GPU's, or the emulator of `tests/cuda.sh`.
+//! Without one they say so and pass, unless `DREAMSEED_CUDA_TEST` asks for them.
+
+use super::*;
+use crate::decoder::{
+    self, Logits,
+    tests::{Size, apart, argmax, model},
+};
+use dreamseed_kernels::KvStore;
+
+const WIDE: Size = Size { dim: 64, hidden: 96, heads: 4, kv_heads: 2, head_dim: 16, vocab: 50, layers: 3 };
+
+fn device() -> Option<Device> {
+    match Device::open(0) {
+        Ok(device) => Some(device),
+        Err(e) if std::env::var_os("DREAMSEED_CUDA_TEST").is_none() => {
+            eprintln!("skipped: {e}");
+            None
+        }
+        Err(e) => panic!("{e}"),
+    }
+}
+
+fn graphs() -> bool {
+    std::env::var_os("DREAMSEED_CUDA_GRAPHS").is_some()
+}
+
+#[test]
+fn every_dense_family_decodes_as_on_the_processor() {
+    let Some(device) = device() else { return };
+    let pool = Pool::new(2);
+    for arch in ["llama", "qwen2", "qwen3", "gemma3", "phi3"] {
+        let (_dir, path) = model(arch, &WIDE).file();
+        let cpu = decoder::Decoder::open(&path, &pool).unwrap();
+        let gpu = Decoder::open(&device, &path, &pool).unwrap();
+        let (mut store, mut workspace) = (KvStore::new(cpu.config().kv_shape(KvType::F16)), cpu.workspace(64));
+        store.reserve(6);
+        let mut state = gpu.state(6, graphs()).unwrap();
+        let tokens: Vec<u32> = (0..150).map(|i| i * 11 % 50).collect();
+        let slice = |tokens, past, blocks, logits| Slice { tokens, past, context: 256, blocks, logits, pictures: &[] };
+        // a prompt that ends in its second block beside a short one; then one token and drafts of the other; then one alone
+        let passes = [
+            vec![slice(&tokens[..60], 0, &[4, 1], Logits::None)],
+            vec![slice(&tokens[60..120], 60, &[4, 1], Logits::Last)],
+            vec![slice(&tokens[120..131], 120, &[4, 1], Logits::Last), slice(&tokens[..3], 0, &[2], Logits::All)],
+            vec![slice(&tokens[131..132], 131, &[4, 1], Logits::Last), slice(&tokens[3..5], 3, &[2], Logits::All)],
+            vec![slice(&tokens[132..133], 132, &[4, 1], Logits::Last)],
+        ];
+        for (i, pass) in passes.iter().enumerate() {
+            let want = cpu.run(&pool, &mut workspace, &mut store, pass).unwrap();
+            let got = gpu.run(&mut state, pass).unwrap();
+            assert_eq!(want.len(), got.len());
+            if !want.is_empty() {
+                assert!(apart(want, got) < 2e-3, "{arch} pass {i}: {}", apart(want, got));
+            }
+        }
+        // a copied block serves a sequence that goes on otherwise
+        store.reserve(7);
+        store.copy(4, 0);
+        state.copy(4, 0).unwrap();
+        let fork = [slice(&tokens[140..142], 100, &[0], Logits::Last)];
+        let want = cpu.run(&pool, &mut workspace, &mut store, &fork).unwrap();
+        assert!(apart(want, gpu.run(&mut state, &fork).unwrap()) < 2e-3, "{arch} fork");
+    }
+    assert_eq!(device.used(), 0);
+}
+
+#[test]
+fn what_is_not_sound_is_refused_before_anything_runs() {
+    let Some(device) = device() else { return };
+    let pool = Pool::new(2);
+    let (_dir, path) = model("llama", &WIDE).file();
+    let gpu = Decoder::open(&device, &path, &pool).unwrap();
+    let mut state = gpu.state(2, false).unwrap();
+    let slice = |tokens, past, blocks| Slice { tokens, past, context: 256, blocks, logits: Logits::Last, pictures: &[] };
+    let refused = |state: &mut State, s| gpu.run(state, &[s]).map(<[f32]>::len).unwrap_err();
+    assert_eq!(refused(&mut state, slice(&[], 0, &[0])), Error::Empty);
+    assert_eq!(refused(&mut state, slice(&[50], 0, &[0])), Error::Token { token: 50, vocab: 50 });
+    assert_eq!(refused(&mut state, slice(&[1], 128, &[0])), Error::Context { past: 128, new: 1, context: 128 });
+    assert!(matches!(refused(&mut state, slice(&[1], 0, &[2])), Error::Device(Refusal::Shape(_))));
+    assert!(matches!(gpu.state(usize::MAX / 1000, false).map(drop), Err(Error::Device(_))));
+    let (_dir, path) = model("qwen3moe", &WIDE).file();
+    assert!(Decoder::open(&device, &path, &pool).map(drop).unwrap_err().to_string().contains("experts"));
+    drop(state);
+    drop(gpu);
+    assert_eq!(device.used(), 0);
+}
+
+/// SmolLM2, the real one: slow in an emulator, so that it is asked for by name.
+#[test]
+#[ignore = "minutes in an emulator"]
+fn a_real_model_writes_the_same_greedy_tokens() {
+    let (Some(device), Some(path)) = (device(), std::env::var_os("DREAMSEED_CUDA_MODEL")) else {
+        panic!("DREAMSEED_CUDA_MODEL is to name a GGUF file, and a device is needed")
+    };
+    let pool = Pool::new(2);
+    let cpu = decoder::Decoder::open(path.as_ref(), &pool).unwrap();
+    let gpu = Decoder::open(&device, path.as_ref(), &pool).unwrap();
+    let mut own = cpu.new_state(128);
+    let mut state = gpu.state(1, graphs()).unwrap();
+    let prompt = [1, 504, 3575, 282, 4649, 314]; // "The capital of France is" of SmolLM2's vocabulary
+    let mut next = argmax(cpu.forward(&pool, &mut own, &prompt, Logits::Last).unwrap());
+    let mut tokens = prompt.to_vec();
+    for step in 0..12 {
+        let past = if step == 0 { 0 } else { tokens.len() - 1 };
+        let new = &tokens[past..];
+        let slice = Slice { tokens: new, past, context: 128, blocks: &[0], logits: Logits::Last, pictures: &[] };
+        assert_eq!(argmax(gpu.run(&mut state, &[slice]).unwrap()), next, "step {step}");
+        tokens.push(next);
+        next = argmax(cpu.forward(&pool, &mut own, &[next], Logits::Last).unwrap());
+    }
+}
