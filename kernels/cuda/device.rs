@@ -224,11 +224,12 @@ impl Device {
             let graph = result::stream::end_capture(self.0.stream).map_err(|e| failed("end a graph", e));
             launched?;
             let graph = graph?;
-            let mut exec = std::ptr::null_mut();
-            let made = sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0).result();
+            let (mut exec, mut launches) = (std::ptr::null_mut(), 0);
+            let made = sys::cuGraphGetNodes(graph, std::ptr::null_mut(), &mut launches).result();
+            let made = made.and_then(|()| sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0).result());
             let _ = result::graph::destroy(graph);
             made.map_err(|e| failed("make a graph", e))?;
-            Ok(Graph { exec, device: self.clone() })
+            Ok(Graph { exec, launches, device: self.clone() })
         }
     }
 
@@ -450,6 +451,7 @@ impl<T: Element> Drop for Buffer<T> {
 /// Launches that are replayed as one.
 pub struct Graph {
     exec: sys::CUgraphExec,
+    launches: usize,
     device: Device,
 }
 
@@ -457,6 +459,11 @@ pub struct Graph {
 unsafe impl Send for Graph {}
 
 impl Graph {
+    /// Launches that it holds.
+    pub fn launches(&self) -> usize {
+        self.launches
+    }
+
     /// Runs all that was captured.
     ///
     /// # Errors

@@ -360,7 +360,8 @@ impl Decoder {
         let a = Attend { q: &s.q, heads, scale, window, out: &mut s.attended, quantized: &mut s.codes.attended };
         attend(&self.device, n, &s.rows, a, (&s.store, layer), &mut s.counters)?;
         // heads that are no multiple of 32 are not put into 8 bits by the kernel
-        if !head_dim.is_multiple_of(32) && (heads * head_dim).is_multiple_of(32) {
+        let floats = self.weights.layers[layer].wo.kind().block().0 == 1;
+        if !floats && !head_dim.is_multiple_of(32) && (heads * head_dim).is_multiple_of(32) {
             quantize(&self.device, (n, heads * head_dim), &s.attended, &mut s.codes.attended)?;
         }
         Ok(())
@@ -442,6 +443,13 @@ impl State {
     /// [`Error::Device`] when one of them is not there.
     pub fn copy(&mut self, from: u32, to: u32) -> Result<(), Error> {
         Ok(self.store.copy(from, to)?)
+    }
+
+    /// Launches of a pass over `rows` rows as they were captured: its layers, its head. `None` before the first pass of this size.
+    pub fn launches(&self, rows: usize) -> Option<[usize; 2]> {
+        let bucket = BUCKETS.iter().position(|&b| b >= rows)?;
+        let [layers, head] = self.graphs.as_ref()?.get(bucket)?;
+        Some([layers.as_ref()?.launches(), head.as_ref()?.launches()])
     }
 
     /// What the last pass gave: (rows wanted, vocab).
