@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The CUDA kernels against their references, without a GPU: on PTX for sm_80, and for sm_120 with the warps in reverse order.
+# Then a decoder in faults of the driver; `--all`: the real SmolLM2, too (DREAMSEED_CUDA_MODEL names its file).
 #
 # DREAMSEED_CUDA_TOOLS names a folder with `ptxemu`, a crate that stands in for the driver and interprets PTX (default: ../shared/cuda).
 # The toolkit and the emulator are kept in DREAMSEED_CUDA_CACHE (default: ~/.cache/dreamseed-cuda). With a GPU:
@@ -30,3 +31,22 @@ for mode in "80 0" "120 1"; do
   LD_LIBRARY_PATH="$cache/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" FAKECUDA_CC=$capability FAKECUDA_REVERSE=$reverse \
     cargo test --quiet --release --locked -p dreamseed-kernels -p dreamseed-models --features cuda --lib cuda::
 done
+
+# faults: the pass that meets one fails with a clear error, the next one works (unless the device is lost), and no memory is left behind
+models() { cargo test --quiet --release --locked -p dreamseed-models --features cuda --lib -- --exact --ignored "decoder::cuda::tests::$1"; }
+export LD_LIBRARY_PATH="$cache/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" FAKECUDA_SMS=4
+for fault in cuMemAlloc_v2:3:2 cuMemAlloc_v2:60:2 cuMemcpyHtoDAsync_v2:20:1 cuLaunchKernel:9:1 cuGraphLaunch:3:1 cuGraphLaunch:2:700 \
+  cuStreamSynchronize:30:700 cuMemcpyDtoHAsync_v2:1:700 cuGraphInstantiateWithFlags:2:1; do
+  echo "=== $fault"
+  DREAMSEED_DRIVER_FAULT=$fault models a_fault_fails_what_met_it_and_leaves_nothing_behind
+done
+echo "=== drivers and devices that will not do"
+DREAMSEED_DRIVER_VERSION=11080 DREAMSEED_CUDA_REFUSAL="update the driver" models a_device_that_will_not_do_is_told
+FAKECUDA_CC=75 DREAMSEED_CUDA_REFUSAL="compute capability 7.5" models a_device_that_will_not_do_is_told
+FAKECUDA_NO_DEVICE=1 DREAMSEED_CUDA_REFUSAL="0 found" models a_device_that_will_not_do_is_told
+
+if [ "${1:-}" = "--all" ]; then
+  echo "=== SmolLM2 writes the same tokens as on the processor"
+  : "${DREAMSEED_CUDA_MODEL:?names the GGUF file of SmolLM2-135M-Instruct}"
+  models a_real_model_writes_the_same_greedy_tokens
+fi

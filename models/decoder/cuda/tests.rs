@@ -115,3 +115,53 @@ fn a_real_model_writes_the_same_greedy_tokens() {
         next = argmax(cpu.forward(&pool, &mut own, &[next], Logits::Last).unwrap());
     }
 }
+
+/// One pass after another on a fresh model each time, until one meets the fault that the driver's double was told of.
+#[test]
+#[ignore = "needs a driver that fails: tests/cuda.sh has one"]
+fn a_fault_fails_what_met_it_and_leaves_nothing_behind() {
+    let fault = std::env::var("DREAMSEED_DRIVER_FAULT").expect("DREAMSEED_DRIVER_FAULT names a fault");
+    let code: u32 = fault.rsplit(':').next().unwrap().parse().unwrap();
+    let device = Device::open(0).unwrap();
+    let pool = Pool::new(1);
+    let (_dir, path) = model("llama", &WIDE).file();
+    let cpu = decoder::Decoder::open(&path, &pool).unwrap();
+    let want = cpu.forward(&pool, &mut cpu.new_state(16), &[7, 8, 9], Logits::Last).unwrap().to_vec();
+    let attempt = || -> Result<Vec<f32>, Refusal> {
+        let gpu = Decoder::open(&device, &path, &pool).map_err(|e| match e {
+            WeightsError::Device(e) => e,
+            other => panic!("{other}"),
+        })?;
+        let mut run = || {
+            let mut state = gpu.state(1, true)?;
+            let slice = |tokens, past| Slice { tokens, past, context: 16, blocks: &[0], logits: Logits::Last, pictures: &[] };
+            gpu.run(&mut state, &[slice(&[7, 8], 0)])?;
+            Ok(gpu.run(&mut state, &[slice(&[9], 2)])?.to_vec())
+        };
+        run().map_err(|e| match e {
+            Error::Device(e) => e,
+            other => panic!("{other}"),
+        })
+    };
+    let mut met = Vec::new();
+    for _ in 0..3 {
+        match attempt() {
+            Ok(got) => assert!(apart(&want, &got) < 2e-3),
+            Err(e) => met.push(e),
+        }
+        assert_eq!(device.used(), 0, "{met:?}");
+    }
+    match code {
+        2 => assert!(matches!(met[..], [Refusal::OutOfMemory { .. }]), "{met:?}"),
+        700 => assert!(!met.is_empty() && met.iter().all(|e| matches!(e, Refusal::Lost { .. })), "{met:?}"),
+        _ => assert!(matches!(met[..], [Refusal::Driver { .. }]), "{met:?}"),
+    }
+}
+
+#[test]
+#[ignore = "needs a driver or device that will not do: tests/cuda.sh has them"]
+fn a_device_that_will_not_do_is_told() {
+    let why = std::env::var("DREAMSEED_CUDA_REFUSAL").expect("DREAMSEED_CUDA_REFUSAL is a part of the message");
+    let told = Device::open(0).map(drop).unwrap_err().to_string();
+    assert!(told.contains(&why), "{told}");
+}
