@@ -145,8 +145,7 @@ impl<P: Place> Loader<'_, P> {
         let rows = [self.config.heads * self.config.head_dim, kv_dim, kv_dim];
         let joined = self.name("attn_qkv", "weight");
         if !self.files.has(&joined, self.config) {
-            let linear =
-                |part, rows| -> Result<Linear<P>> { Ok((self.matrix(part, rows, dim)?, self.bias(part, rows)?)) };
+            let linear = |part, rows| -> Result<Linear<P>> { Ok((self.matrix(part, rows, dim)?, self.bias(part, rows)?)) };
             return Ok([linear("attn_q", rows[0])?, linear("attn_k", rows[1])?, linear("attn_v", rows[2])?]);
         }
         let [wq, wk, wv] = self.cut(&joined, rows, dim)?;

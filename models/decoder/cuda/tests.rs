@@ -132,7 +132,7 @@ fn a_fault_fails_what_met_it_and_leaves_nothing_behind() {
             WeightsError::Device(e) => e,
             other => panic!("{other}"),
         })?;
-        let mut run = || {
+        let run = || {
             let mut state = gpu.state(1, true)?;
             let slice = |tokens, past| Slice { tokens, past, context: 16, blocks: &[0], logits: Logits::Last, pictures: &[] };
             gpu.run(&mut state, &[slice(&[7, 8], 0)])?;
