@@ -24,7 +24,8 @@ pub struct Observed<T> {
     pub width: u32,
     /// Pixels.
     pub height: u32,
-    /// Everything found in the frame; the first is the main one (largest, longest tracked).
+    /// Everything found in the frame; the first is the main one (largest, longest tracked). Of faces the main person's alone, where
+    /// the bodies of several are known.
     pub found: Vec<T>,
 }
 
@@ -133,7 +134,8 @@ fn watch(pool: &Pool, frames: &[Frame], with: &Perception, cancel: &AtomicBool) 
     }
     let several = pose::Options { max_people: with.people.max(1), smooth: with.video, ..Default::default() };
     let mut bodies = with.pose.map(|p| (p.tracker(several), Vec::new()));
-    let mut faces = with.face.map(|f| (f.tracker(face::Options { follow: with.video, ..Default::default() }), Vec::new()));
+    let followed = face::Options { follow: with.video, max_faces: with.people.max(1), ..Default::default() };
+    let mut faces = with.face.map(|f| (f.tracker(followed), Vec::new()));
     let mut scenes = (with.video || with.vision.is_some()).then(|| Watch::new(with.vision));
     for frame in frames {
         check(cancel)?;
@@ -142,7 +144,8 @@ fn watch(pool: &Pool, frames: &[Frame], with: &Perception, cancel: &AtomicBool) 
             track.push(observed(frame, tracker.track(pool, &image, frame.t)?));
         }
         if let Some((tracker, track)) = &mut faces {
-            track.push(observed(frame, tracker.track(pool, &image)?));
+            let body = bodies.as_ref().and_then(|(_, track): &(_, Vec<Observed<Person>>)| track.last()?.found.first());
+            track.push(observed(frame, tracker.track(pool, &image, body.and_then(head))?));
         }
         if let Some(scenes) = &mut scenes {
             scenes.see(pool, &image, frame.t);
@@ -152,7 +155,13 @@ fn watch(pool: &Pool, frames: &[Frame], with: &Perception, cancel: &AtomicBool) 
         main_first(&mut track);
         track
     });
-    Ok((bodies, faces.map(|f| f.1), scenes.map(Watch::finish)))
+    let faces = faces.map(|(_, mut track)| {
+        if let Some(bodies) = &bodies {
+            main_face(&mut track, bodies);
+        }
+        track
+    });
+    Ok((bodies, faces, scenes.map(Watch::finish)))
 }
 
 /// The id of the main person of a track in which people are beside each other: who fills most of the picture over the whole clip.
@@ -188,6 +197,39 @@ fn main_first(track: &mut [Observed<Person>]) {
     }
 }
 
+/// Leaves of each frame the face of the main person alone, where bodies tell of several: another one's expression is not theirs.
+/// `faces` and `bodies` are of the same frames.
+fn main_face(faces: &mut [Observed<Face>], bodies: &[Observed<Person>]) {
+    if main_person(bodies).is_none() {
+        return;
+    }
+    let main = main_of(bodies);
+    for (seen, body) in faces.iter_mut().zip(bodies) {
+        let own = main(body).and_then(head).and_then(|head| nearest(&seen.found, head));
+        seen.found = own.map(|i| seen.found.swap_remove(i)).into_iter().collect();
+    }
+}
+
+/// The face that lies about a head: the nearest, and no further than half its own size beyond its box.
+fn nearest(faces: &[Face], [x, y]: [f32; 2]) -> Option<usize> {
+    let away = |f: &Face| {
+        let [left, top, right, bottom] = f.bbox;
+        let along = |at: f32, from: f32, to: f32| (at - (from + to) / 2.0).abs() / (to - from).max(1e-6);
+        along(x, left, right).max(along(y, top, bottom))
+    };
+    let near = faces.iter().map(away).enumerate().filter(|(_, d)| *d <= 1.0);
+    near.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(i, _)| i)
+}
+
+/// The middle of a body's head, 0..1 of the picture: of its landmarks from nose to mouth, as far as the net tells them.
+fn head(person: &Person) -> Option<[f32; 2]> {
+    let told = person.landmarks.iter().take(11).filter(|l| l.visibility > 0.0);
+    let points: Vec<[f32; 2]> = told.map(|l| [l.x, l.y]).collect();
+    let mean = |axis: usize| points.iter().map(|p| p[axis]).sum::<f32>() / points.len() as f32;
+    let middle = [mean(0), mean(1)];
+    middle.iter().all(|v| v.is_finite()).then_some(middle)
+}
+
 /// A frame as the nets take it.
 pub fn view(frame: &Frame) -> Result<Image<'_>> {
     Image::new(frame.width, frame.height, &frame.rgb).ok_or_else(|| {
@@ -198,4 +240,53 @@ pub fn view(frame: &Frame) -> Result<Image<'_>> {
 
 fn observed<T>(frame: &Frame, found: Vec<T>) -> Observed<T> {
     Observed { t: frame.t, width: frame.width, height: frame.height, found }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dreamseed_models::pose::Landmark;
+
+    /// A body whose head is at (x, y) and that fills `size` of the picture.
+    fn body(id: u32, [x, y]: [f32; 2], size: f32) -> Person {
+        let landmark = |x, y| Landmark { x, y, visibility: 1.0, ..Landmark::default() };
+        let mut landmarks = vec![landmark(x, y); 33];
+        landmarks[28] = landmark(x + size, y + size);
+        Person { id, score: 1.0, landmarks, world: Vec::new() }
+    }
+
+    fn face([x, y]: [f32; 2]) -> Face {
+        Face { bbox: [x - 0.05, y - 0.05, x + 0.05, y + 0.05], ..Face::default() }
+    }
+
+    fn frame<T>(found: Vec<T>) -> Observed<T> {
+        Observed { t: 0.0, width: 640, height: 480, found }
+    }
+
+    #[test]
+    fn the_face_on_the_timeline_is_the_main_persons() {
+        let (own, other, nobody) = ([0.3, 0.2], [0.7, 0.2], [0.5, 0.8]);
+        let bodies: Vec<_> = (0..4).map(|_| frame(vec![body(1, other, 0.1), body(7, own, 0.5)])).collect();
+        let found = [vec![own, other], vec![other, own, nobody], vec![other, nobody], vec![]];
+        let mut faces: Vec<_> = found.iter().map(|f| frame(f.iter().map(|at| face(*at)).collect())).collect();
+        main_face(&mut faces, &bodies);
+        let left: Vec<usize> = faces.iter().map(|o| o.found.len()).collect();
+        assert_eq!(left, [1, 1, 0, 0], "another one's face does not take its place");
+        assert!(faces[..2].iter().all(|o| o.found[0] == face(own)));
+    }
+
+    #[test]
+    fn one_body_alone_takes_no_face_away() {
+        let mut faces = vec![frame(vec![face([0.9, 0.9])])];
+        main_face(&mut faces, &[frame(vec![body(0, [0.1, 0.1], 0.5)])]);
+        assert_eq!(faces[0].found.len(), 1);
+    }
+
+    #[test]
+    fn a_head_without_a_place_is_near_no_face() {
+        assert_eq!(head(&body(0, [f32::NAN, 0.5], 0.1)), None);
+        assert_eq!(head(&Person { landmarks: Vec::new(), ..body(0, [0.5, 0.5], 0.1) }), None);
+        assert_eq!(nearest(&[face([0.5, 0.5])], [0.5, 0.62]), None);
+        assert_eq!(nearest(&[face([0.5, 0.5]), face([0.6, 0.5])], [0.57, 0.5]), Some(1));
+    }
 }

@@ -48,12 +48,19 @@ impl<'a> FaceTracker<'a> {
         Self { nets, options, detector, mesh, expression, iris, regions: Vec::new() }
     }
 
-    /// All faces of a frame, longest followed first. Coordinates in 0..1 of the picture.
-    pub fn track(&mut self, pool: &Pool, image: &Image) -> Result<Vec<Face>> {
+    /// All faces of a frame, longest followed first. Coordinates in 0..1 of the picture. `about`: where the face that matters is
+    /// expected, so that it is the one followed where there are more faces than places; without it the surest are.
+    pub fn track(&mut self, pool: &Pool, image: &Image, about: Option<[f32; 2]>) -> Result<Vec<Face>> {
         // 1. regions: those followed, and the detector's where there is room for more
         let mut regions = std::mem::take(&mut self.regions);
         if regions.len() < self.options.max_faces {
-            for seen in self.nets.detector.detect(pool, &mut self.detector, image)? {
+            let mut found = self.nets.detector.detect(pool, &mut self.detector, image)?;
+            if let Some([x, y]) = about {
+                let (x, y) = (x * image.width() as f32, y * image.height() as f32);
+                let away = |b: &[f32; 4]| ((b[0] + b[2]) / 2.0 - x).hypot((b[1] + b[3]) / 2.0 - y);
+                found.sort_by(|a, b| away(&a.bbox).total_cmp(&away(&b.bbox)));
+            }
+            for seen in found {
                 let [right, left] = [seen.keypoints[0], seen.keypoints[1]];
                 let roi = square(&seen.bbox, rotation(right, left, 0.0)).scaled(MESH_MARGIN);
                 let near = |r: &Roi| (r.center[0] - roi.center[0]).hypot(r.center[1] - roi.center[1]) < 0.35 * roi.size;

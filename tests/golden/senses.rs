@@ -4,7 +4,7 @@ use super::{json, spoken};
 use crate::common::{engine, reference, weights};
 use dreamseed::extract::view;
 use dreamseed::media::{self, Limits};
-use dreamseed_models::{face, graph::Network, music, pose};
+use dreamseed_models::{face, graph::Network, image::Image, music, pose};
 use serde_json::Value;
 
 fn numbers(values: &Value) -> Vec<f32> {
@@ -48,7 +48,7 @@ fn the_irises_of_a_picture_are_litert_s() {
     let frame = picture(&weights("sample-portrait").join("astronaut.png"));
     let nets = engine().face().unwrap();
     let mut tracker = nets.tracker(face::Options::default());
-    let mut look = || tracker.track(engine().pool(), &view(&frame).unwrap()).unwrap().remove(0).irises.expect("two eyes");
+    let mut look = || tracker.track(engine().pool(), &view(&frame).unwrap(), None).unwrap().remove(0).irises.expect("two eyes");
     look(); // by the detector's region
     let (found, sides) = (look(), [frame.width as f32, frame.height as f32]); // by the mesh's own
     for (eye, wanted) in found.iter().zip(golden()["irises"].as_array().unwrap()) {
@@ -58,6 +58,29 @@ fn the_irises_of_a_picture_are_litert_s() {
             assert!(apart < 0.5, "{point:?} is {apart} pixels from {wanted:?}");
         }
     }
+}
+
+/// Two faces and room for one: the one where the body's head is, not the one that the detector is surer of.
+#[test]
+fn of_two_faces_the_one_that_matters_is_followed() {
+    const SIDE: usize = 256;
+    let frame = picture(&weights("sample-portrait").join("astronaut.png"));
+    let (wide, left) = (frame.width as usize, 96);
+    let row = |y: usize| &frame.rgb[(y * wide + left) * 3..(y * wide + left + SIDE) * 3];
+    let turned = |y: usize| row(y).chunks_exact(3).rev().flatten().copied().collect::<Vec<u8>>();
+    let rgb: Vec<u8> = (0..SIDE).flat_map(|y| [row(y).to_vec(), turned(y)].concat()).collect();
+    let both = Image::new(2 * SIDE as u32, SIDE as u32, &rgb).unwrap();
+    let nets = engine().face().unwrap();
+    for about in [[0.25, 0.4], [0.75, 0.4]] {
+        let mut tracker = nets.tracker(face::Options::default());
+        for _ in 0..2 {
+            let found = tracker.track(engine().pool(), &both, Some(about)).unwrap();
+            let [from, _, to, _] = found[0].bbox;
+            assert!(found.len() == 1 && (from..to).contains(&about[0]), "{about:?}: {:?}", found[0].bbox);
+        }
+    }
+    let mut tracker = nets.tracker(face::Options { max_faces: 2, ..Default::default() });
+    assert_eq!(tracker.track(engine().pool(), &both, None).unwrap().len(), 2);
 }
 
 /// A picture that is no square, as TensorFlow.js was given it: padded to one and averaged by area to 256 x 256.
