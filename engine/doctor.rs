@@ -212,23 +212,13 @@ pub fn gpu(config: &Config) -> Option<Gpu> {
 /// All CUDA devices, or why there are none.
 #[cfg(feature = "cuda")]
 fn gpus() -> Result<Vec<Gpu>, String> {
-    use cudarc::driver::CudaContext;
-    if driver_version().is_none() {
-        return Err("no NVIDIA driver".into());
-    }
-    // The driver's library is looked for at the first call, which panics where the library is missing in spite of a driver.
-    let quiet = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| ()));
-    let found = std::panic::catch_unwind(|| {
-        let count = CudaContext::device_count().map_err(|e| format!("the driver refuses: {e:?}"))?;
-        let device = |i: i32| -> Result<Gpu, cudarc::driver::DriverError> {
-            let ctx = CudaContext::new(i as usize)?;
-            Ok(Gpu { name: ctx.name()?, memory: ctx.total_mem()? as u64, compute_capability: ctx.compute_capability()? })
-        };
-        (0..count).map(|i| device(i).map_err(|e| format!("device {i}: {e:?}"))).collect()
-    });
-    std::panic::set_hook(quiet);
-    found.unwrap_or_else(|_| Err("the driver's library libcuda.so.1 is not found".into()))
+    let gpu = |info: dreamseed_kernels::cuda::Info| Gpu {
+        name: info.name,
+        memory: info.memory as u64,
+        compute_capability: info.capability,
+    };
+    let found = dreamseed_kernels::cuda::Device::list().map_err(|e| e.to_string())?;
+    Ok(found.into_iter().map(gpu).collect())
 }
 
 /// All CUDA devices, or why there are none.
@@ -258,11 +248,7 @@ fn cuda(config: &Config) -> Check {
                     format!("{} ({}, sm_{}{})", g.name, HumanBytes(g.memory), g.compute_capability.0, g.compute_capability.1)
                 })
                 .collect();
-            let seen = format!("built in; {}", list.join(", "));
-            if !crate::session::MODELS_RUN_ON_GPU {
-                return warn("cuda", seen, "this version runs every model on the CPU; the GPU is only found");
-            }
-            return ok("cuda", seen);
+            return ok("cuda", format!("built in; {}; language models run there, everything else on the CPU", list.join(", ")));
         }
         (true, _, Ok(_)) => warn("cuda", "built in, but there is no device", "the CPU is used; see nvidia-smi"),
         (true, _, Err(e)) => {

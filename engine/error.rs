@@ -36,6 +36,9 @@ pub enum Error {
         /// Its reason.
         source: std::io::Error,
     },
+    /// A GPU has no room, refuses or is lost.
+    #[error("{0}")]
+    Device(String),
     /// The caller dropped the stream.
     #[error("cancelled")]
     Cancelled,

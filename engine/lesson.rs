@@ -355,9 +355,9 @@ impl Run {
     }
 
     fn compose(&mut self, plan: Plan, llm: &Arc<Llm>) -> Result<Lesson> {
-        let parameters = llm.decoder().weights().parameters();
+        let parameters = llm.parameters();
         let composer = Composer::new(Style::of(Tier::of_parameters(parameters)));
-        let context = CONTEXT.min(llm.decoder().config().context);
+        let context = CONTEXT.min(llm.config().context);
         let mut chat = Chat::new(llm.clone(), Some(context), None)?;
         let sampling = Sampling { seed: self.request.seed, ..Sampling::default() };
         let options = Options { max_tokens: composer::MAX_TOKENS, sampling, ..Options::default() };

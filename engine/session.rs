@@ -22,7 +22,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use dreamseed_kernels::Pool;
 use dreamseed_models::face::FaceNets;
@@ -33,13 +33,10 @@ use dreamseed_models::whisper::{self, Transcript, Whisper};
 use crate::config::{Config, Device};
 use crate::extract::{self, Perception, Tracks};
 use crate::fetch::{Progress, Store};
-use crate::llm::{Llm, Settings, Speculation};
+use crate::llm::{Llm, Placement, Settings, Speculation};
 use crate::manifest::{Model, Role};
 use crate::media::{Clip, Limits};
 use crate::{Error, Result};
-
-/// Whether this version runs any model on a GPU. The feature `cuda` finds the devices; the executors come later.
-pub(crate) const MODELS_RUN_ON_GPU: bool = false;
 
 /// The face models; they need the detector.
 const FACE: [&str; 3] = ["face-mesh", "face-iris", "face-emotion"];
@@ -60,6 +57,7 @@ struct Inner {
     vision: Kept<Vision>,
     llm: Kept<Llm>,
     drafts: Kept<Llm>,
+    placement: OnceLock<Placement>, // of language models; a GPU is opened for the first of them
     progress: Progress,
 }
 
@@ -113,7 +111,8 @@ impl Builder {
     /// An engine. Nothing is loaded or downloaded yet.
     ///
     /// # Errors
-    /// A configuration that cannot be read or has a value that is not allowed.
+    /// A configuration that cannot be read or has a value that is not allowed; [`Error::Device`] where `device = "cuda"` is set and
+    /// there is none that can be used.
     pub fn build(self) -> Result<Engine> {
         let mut config = match self.config {
             Some(config) => config,
@@ -122,9 +121,9 @@ impl Builder {
         config.threads = self.threads.unwrap_or(config.threads);
         config.offline |= self.offline;
         config.home = self.home.unwrap_or(config.home);
-        if config.device == Device::Cuda && !MODELS_RUN_ON_GPU {
-            let problem = "device = \"cuda\": this version runs every model on the CPU; use \"auto\" or \"cpu\"";
-            return Err(Error::Usage(problem.into()));
+        let placement = OnceLock::new();
+        if config.device == Device::Cuda {
+            let _ = placement.set(gpu(true)?);
         }
         if let Some(level) = config.simd.level() {
             dreamseed_kernels::simd::limit(level);
@@ -140,6 +139,7 @@ impl Builder {
                 vision: Kept::default(),
                 llm: Kept::default(),
                 drafts: Kept::default(),
+                placement,
                 progress: self.progress.unwrap_or_else(Progress::silent),
             }),
         })
@@ -155,6 +155,24 @@ fn kept<T>(slot: &Kept<T>, key: &Path, load: impl FnOnce() -> Result<T>) -> Resu
     let model = Arc::new(load()?);
     models.insert(key.to_path_buf(), model.clone());
     Ok(model)
+}
+
+/// The first GPU.
+///
+/// # Errors
+/// [`Error::Device`] that says why there is none.
+#[cfg(feature = "cuda")]
+fn gpu(required: bool) -> Result<Placement> {
+    let device = dreamseed_kernels::cuda::Device::open(0).map_err(|e| Error::Device(e.to_string()))?;
+    Ok(Placement::Gpu { device, required })
+}
+
+/// There is none in this build.
+#[cfg(not(feature = "cuda"))]
+fn gpu(_required: bool) -> Result<Placement> {
+    let problem =
+        "device = \"cuda\": this build has no CUDA; build with `--features cuda` (needs nvcc), or use \"auto\" or \"cpu\"";
+    Err(Error::Usage(problem.into()))
 }
 
 /// Whether a file is a projector by its name: what stands beside a model that sees, and is none itself.
@@ -311,19 +329,35 @@ impl Engine {
         kept(&self.inner.vision, &folder, || Ok(Vision::open(&folder, &self.inner.pool, Precision::Stored)?))
     }
 
-    /// An LLM: an id, a file, or the profile's; served as the configuration's `llm` says.
+    /// An LLM: an id, a file, or the profile's; served as the configuration's `llm` says, on a GPU where `device` allows it and there
+    /// is one.
     pub fn llm(&self, model: Option<&str>) -> Result<Arc<Llm>> {
         let (_, file) = self.locate(model, Role::Llm, ".gguf")?;
-        kept(&self.inner.llm, &file, || {
-            let serving = &self.inner.config.llm;
-            let settings = Settings {
-                cache: serving.cache.into(),
-                cache_tokens: serving.cache_tokens,
-                sequences: serving.sequences,
-                speculation: self.speculation(&file, &serving.draft)?,
-            };
-            Llm::open_with(&file, self.inner.pool.clone(), &settings)
-        })
+        kept(&self.inner.llm, &file, || self.open_llm(&file, self.placement()))
+    }
+
+    fn open_llm(&self, file: &Path, placement: Placement) -> Result<Llm> {
+        let serving = &self.inner.config.llm;
+        let settings = Settings {
+            cache: serving.cache.into(),
+            cache_tokens: serving.cache_tokens,
+            sequences: serving.sequences,
+            speculation: self.speculation(file, &serving.draft)?,
+            placement,
+        };
+        Llm::open_with(file, self.inner.pool.clone(), &settings)
+    }
+
+    /// Where language models run.
+    fn placement(&self) -> Placement {
+        let found = || match self.inner.config.device {
+            Device::Auto if cfg!(feature = "cuda") => gpu(false).unwrap_or_else(|why| {
+                tracing::warn!("no GPU is used: {why}");
+                Placement::Cpu
+            }),
+            _ => Placement::Cpu, // a GPU that has to be there was opened with the engine
+        };
+        self.inner.placement.get_or_init(found).clone()
     }
 
     /// As [`Engine::llm`], with the sight that its projector gives it: `mmproj`, else the one that weights.toml names for the model,
@@ -336,7 +370,24 @@ impl Engine {
             Some(file) => file.to_path_buf(),
             None => self.projector_of(model)?,
         };
-        let llm = self.llm(model)?;
+        let llm = match self.placement() {
+            Placement::Cpu => self.llm(model)?,
+            // one that is on a GPU already does not see: the two are kept apart
+            #[cfg(feature = "cuda")]
+            Placement::Gpu { required, .. } => {
+                if required {
+                    return Err(Error::Usage(
+                        "device = \"cuda\": pictures run on the CPU alone; use \"auto\" or \"cpu\"".into(),
+                    ));
+                }
+                let (_, file) = self.locate(model, Role::Llm, ".gguf")?;
+                let both = PathBuf::from(format!("{}+sight", file.display()));
+                kept(&self.inner.llm, &both, || {
+                    tracing::warn!("the model runs on the CPU: pictures do not run on a GPU yet");
+                    self.open_llm(&file, Placement::Cpu)
+                })?
+            }
+        };
         llm.open_sight(&projector)?;
         Ok(llm)
     }
@@ -367,7 +418,9 @@ impl Engine {
         if draft == file {
             return Ok(Speculation::Off); // the small model itself is asked: nobody guesses faster than it writes
         }
-        let llm = kept(&self.inner.drafts, &draft, || Llm::open(&draft, self.inner.pool.clone()))?;
+        // it keeps the guessed texts with the model that it guesses for, and needs hardly room of its own
+        let settings = Settings { cache_tokens: 1, placement: self.placement(), ..Settings::default() };
+        let llm = kept(&self.inner.drafts, &draft, || Llm::open_with(&draft, self.inner.pool.clone(), &settings))?;
         Ok(Speculation::Draft(llm))
     }
 

@@ -24,7 +24,7 @@ fn decode_steps_and_networks_allocate_nothing() {
     write_mixture(folder.path());
     let mixture = Decoder::open(folder.path(), engine().pool()).expect("a mixture of experts");
     for kind in [KvType::F16, KvType::Q8_0] {
-        steps_allocate_nothing(llm.decoder(), engine().pool(), kind);
+        steps_allocate_nothing(llm.decoder().unwrap(), engine().pool(), kind);
         steps_allocate_nothing(&mixture, engine().pool(), kind);
     }
     for id in ["blazepose-detector", "blazepose-full", "face-detector", "face-mesh"] {

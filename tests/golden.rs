@@ -33,7 +33,7 @@ fn greedy_tokens_are_llama_cpps() {
     let golden = json(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/greedy.json"));
     for id in ["smollm2-135m", "gemma3-270m"] {
         let llm = engine().llm(Some(id)).expect("the model");
-        let (decoder, vocab) = (llm.decoder(), llm.decoder().config().vocab);
+        let (decoder, vocab) = (llm.decoder().unwrap(), llm.config().vocab);
         let (mut steps, mut misses) = (0, Vec::new());
         for row in golden[id].as_array().expect("rows") {
             let ints =
@@ -67,7 +67,7 @@ fn decoding_token_by_token_equals_one_pass() {
     let mut session = Session::new(llm.clone(), None).unwrap();
     let seen = raw(&mut session, "The three most important things are", &options, |_| ControlFlow::Continue(())).unwrap();
     let all = [seen.prompt_tokens.as_slice(), &seen.tokens].concat();
-    let (decoder, vocab) = (llm.decoder(), llm.decoder().config().vocab);
+    let (decoder, vocab) = (llm.decoder().unwrap(), llm.config().vocab);
     let mut state = decoder.new_state(all.len());
     let logits = decoder.forward(engine().pool(), &mut state, &all, Logits::All).unwrap();
     for (i, &token) in seen.tokens.iter().enumerate() {

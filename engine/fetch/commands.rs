@@ -82,8 +82,7 @@ fn row<'a>(store: &Store, model: &'a Model, state: State) -> Row<'a> {
 pub(crate) fn profile<'a>(config: &Config, store: &'a Store) -> Result<&'a Profile> {
     match config.profile.as_str() {
         "auto" => {
-            // Where no model runs on the GPU its profile would put models on the CPU that are too large for it.
-            let gpu = doctor::gpu(config).filter(|_| crate::session::MODELS_RUN_ON_GPU);
+            let gpu = doctor::gpu(config);
             Ok(store.manifest().profile_for(gpu.as_ref().map(|g| (g.name.as_str(), g.memory))))
         }
         id => store.manifest().profile(id),

@@ -108,9 +108,9 @@ impl Session {
     /// A session of at most `context` tokens (default: 4,096, or what the model was trained on if that is less).
     ///
     /// # Errors
-    /// [`Error::Usage`] for a context that the model was not trained for.
+    /// [`Error::Usage`] for a context that the model was not trained for, [`Error::Device`] when a GPU has no room for it.
     pub fn new(llm: Arc<Llm>, context: Option<usize>) -> Result<Self> {
-        let trained = llm.decoder().config().context;
+        let trained = llm.config().context;
         let context = context.unwrap_or(trained.min(DEFAULT_CONTEXT));
         if context == 0 || context > trained {
             return Err(Error::Usage(format!("a context of {context} tokens; this model allows 1 to {trained}")));
@@ -134,7 +134,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Usage`] when the prompt does not fit the context, an option is out of range or the grammar cannot be followed,
-    /// [`Error::Weights`] when the model computes no finite numbers.
+    /// [`Error::Weights`] when the model computes no finite numbers, [`Error::Device`] when a GPU fails.
     pub fn generate(
         &mut self,
         prompt: &[u32],
@@ -209,7 +209,7 @@ impl Session {
 
     fn check(&self, all: &Prompt) -> Result<()> {
         let prompt = all.tokens();
-        let (n, context, vocab) = (prompt.len(), self.context, self.llm.decoder().config().vocab);
+        let (n, context, vocab) = (prompt.len(), self.context, self.llm.config().vocab);
         if prompt.is_empty() {
             return Err(Error::Usage("the prompt is empty; give some text".into()));
         }

@@ -19,6 +19,7 @@
 mod blocks;
 mod chat;
 mod constrain;
+mod executor;
 mod generate;
 mod model;
 mod runner;
@@ -31,6 +32,7 @@ mod text;
 
 pub use chat::Chat;
 pub use constrain::{Constraint, Grammar, Mask};
+pub use executor::Placement;
 pub use generate::{Finish, Generation, Options, Session, Speculated, raw};
 pub use model::{Llm, Settings, Speculation};
 pub use sampling::{Sampler, Sampling};

@@ -8,14 +8,15 @@ use std::{
 use dreamseed_kernels::{KvType, Pool};
 use dreamseed_models::{
     chat::ChatTemplate,
-    decoder::Decoder,
+    decoder::{self, Decoder},
     tokenizer::Tokenizer,
     weights::{self, gguf::Gguf},
 };
 
 use super::{
-    Constraint, Grammar, Prompt, Seen,
+    Constraint, Grammar, Placement, Prompt, Seen,
     constrain::Compiler,
+    executor::{Executor, Source},
     runner::Runner,
     sight::{DEFAULT_TOKENS, Sight},
 };
@@ -32,11 +33,14 @@ pub struct Settings {
     pub sequences: usize,
     /// Whether tokens are guessed ahead. It changes the speed, never the text.
     pub speculation: Speculation,
+    /// Where it runs.
+    pub placement: Placement,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { cache: KvType::F16, cache_tokens: 8192, sequences: 32, speculation: Speculation::Off }
+        let (speculation, placement) = (Speculation::Off, Placement::Cpu);
+        Self { cache: KvType::F16, cache_tokens: 8192, sequences: 32, speculation, placement }
     }
 }
 
@@ -54,7 +58,7 @@ pub enum Speculation {
 
 /// What a model is; immutable.
 pub(super) struct Core {
-    pub(super) decoder: Decoder,
+    pub(super) executor: Executor,
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) template: ChatTemplate,
     pub(super) pool: Arc<Pool>,
@@ -81,7 +85,8 @@ impl Llm {
     /// As [`Llm::open`], served as `settings` say.
     ///
     /// # Errors
-    /// As [`Llm::open`], and [`Error::Usage`] when the draft model does not have the same tokens.
+    /// As [`Llm::open`]; [`Error::Usage`] when the draft model does not have the same tokens, or a required GPU does not run such a
+    /// model; [`Error::Device`] when it has no room.
     pub fn open_with(path: &Path, pool: Arc<Pool>, settings: &Settings) -> Result<Self> {
         if path.is_dir() {
             return Self::open_folder(path, pool, settings);
@@ -89,8 +94,8 @@ impl Llm {
         let gguf = Gguf::open(path)?;
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         let template = ChatTemplate::from_gguf(&gguf, &tokenizer)?;
-        let decoder = Decoder::from_gguf(&gguf, &pool)?;
-        Self::new(Core { decoder, tokenizer: tokenizer.into(), template, pool }, settings)
+        let executor = Executor::open(&Source::Gguf(&gguf), &pool, settings)?;
+        Self::new(Core { executor, tokenizer: tokenizer.into(), template, pool }, settings)
     }
 
     fn open_folder(path: &Path, pool: Arc<Pool>, settings: &Settings) -> Result<Self> {
@@ -98,12 +103,12 @@ impl Llm {
         let tokenizer = Tokenizer::from_json(&path.join("tokenizer.json"), special.bos, &special.eos)?;
         let template = ChatTemplate::new(special.template.as_deref(), &tokenizer);
         let template = template.map_err(|e| weights::Error::Unsupported(format!("{}: {e}", path.display())))?;
-        let decoder = Decoder::open(path, &pool)?;
-        Self::new(Core { decoder, tokenizer: tokenizer.into(), template, pool }, settings)
+        let executor = Executor::open(&Source::Folder(path), &pool, settings)?;
+        Self::new(Core { executor, tokenizer: tokenizer.into(), template, pool }, settings)
     }
 
     fn new(core: Core, settings: &Settings) -> Result<Self> {
-        let (tokens, rows) = (core.tokenizer.len(), core.decoder.config().vocab);
+        let (tokens, rows) = (core.tokenizer.len(), core.executor.config().vocab);
         if tokens > rows {
             let problem = format!("the tokenizer has {tokens} tokens, the decoder {rows}: they do not belong together");
             return Err(weights::Error::Unsupported(problem).into());
@@ -112,9 +117,30 @@ impl Llm {
         Ok(Self { runner: Runner::start(core.clone(), settings)?, core, grammars: OnceLock::new(), sight: OnceLock::new() })
     }
 
-    /// The network.
-    pub fn decoder(&self) -> &Decoder {
-        &self.core.decoder
+    /// The network, where it runs on the processor: for those who want to run passes themselves, or to show it pictures.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when it runs on a GPU.
+    pub fn decoder(&self) -> Result<&Decoder> {
+        match &self.core.executor {
+            Executor::Cpu(decoder) => Ok(decoder),
+            #[cfg(feature = "cuda")]
+            Executor::Gpu(_) => {
+                let problem =
+                    "the model runs on a GPU, where it takes no pictures and is not measured yet; choose device = \"cpu\"";
+                Err(Error::Usage(problem.into()))
+            }
+        }
+    }
+
+    /// The network's shape and kind.
+    pub fn config(&self) -> &decoder::Config {
+        self.core.executor.config()
+    }
+
+    /// Number of weights.
+    pub fn parameters(&self) -> u64 {
+        self.core.executor.parameters()
     }
 
     /// The vocabulary.
@@ -146,7 +172,7 @@ impl Llm {
     /// file already.
     pub fn open_sight(&self, path: &Path) -> Result<()> {
         if self.sight.get().is_none() {
-            let sight = Sight::open(path, &self.core.decoder, &self.core.tokenizer)?;
+            let sight = Sight::open(path, self.decoder()?, &self.core.tokenizer)?;
             let _ = self.sight.set(sight); // of two at once the first stays
         }
         match self.sight.get() {

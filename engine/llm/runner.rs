@@ -3,19 +3,20 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         mpsc::{Receiver, RecvError, Sender, TryRecvError, channel},
     },
     thread::{Builder, JoinHandle},
     time::{Duration, Instant},
 };
 
-use dreamseed_kernels::{KV_BLOCK, KvStore};
-use dreamseed_models::decoder::{Logits, Slice, Workspace};
+use dreamseed_kernels::{KV_BLOCK, KvType};
+use dreamseed_models::decoder::{Logits, Slice};
 
 use super::{
     Settings, Speculation,
     blocks::Blocks,
+    executor::Passes,
     model::Core,
     scheduler::{Scheduler, Work},
     sequence::{Request, Sequence},
@@ -35,24 +36,27 @@ const LEAST_ROWS: usize = 16;
 
 enum Command {
     Start(Box<Request>),
-    /// Somebody wants sequences of so many positions.
-    Reserve(usize),
+    /// Somebody wants sequences of so many positions, and waits for the answer.
+    Reserve(usize, Sender<Result<()>>),
 }
 
 /// The handle: dropping it ends the thread.
 pub(super) struct Runner {
     commands: Option<Sender<Command>>,
     thread: Option<JoinHandle<()>>,
+    allowed: Mutex<usize>, // positions that a sequence may have
 }
 
 impl Runner {
     /// Starts the thread for a model.
     ///
     /// # Errors
-    /// [`Error::Usage`] when the draft model does not fit, [`Error::Internal`] when the system gives no thread.
+    /// [`Error::Usage`] when the draft model does not fit, [`Error::Device`] when a GPU has no room for keys and values,
+    /// [`Error::Internal`] when the system gives no thread.
     pub(super) fn start(core: Arc<Core>, settings: &Settings) -> Result<Self> {
         let (commands, received) = channel();
         let mut state = Loop::new(core, settings, received)?;
+        let allowed = Mutex::new(state.scheduler.blocks.limit() * KV_BLOCK);
         let thread = Builder::new().name("llm".into()).spawn(move || {
             // A defect ends the thread; those who wait see their channel close.
             let _ = catch_unwind(AssertUnwindSafe(|| {
@@ -62,7 +66,7 @@ impl Runner {
             }));
         });
         let thread = thread.map_err(|e| Error::Internal(format!("no thread for the model: {e}")))?;
-        Ok(Self { commands: Some(commands), thread: Some(thread) })
+        Ok(Self { commands: Some(commands), thread: Some(thread), allowed })
     }
 
     /// Hands a request in.
@@ -73,18 +77,29 @@ impl Runner {
         self.send(Command::Start(Box::new(request)))
     }
 
-    /// Allows sequences of up to `positions`.
+    /// Allows sequences of up to `positions`. Waits for the pass under way where there are not so many yet.
     ///
     /// # Errors
-    /// As [`Runner::submit`].
+    /// As [`Runner::submit`], and [`Error::Device`] when a GPU has no room.
     pub(super) fn reserve(&self, positions: usize) -> Result<()> {
-        self.send(Command::Reserve(positions))
+        let mut allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
+        if positions > *allowed {
+            let (answer, answered) = channel();
+            self.send(Command::Reserve(positions, answer))?;
+            answered.recv().unwrap_or_else(|RecvError| Err(ended()))?;
+            *allowed = positions;
+        }
+        Ok(())
     }
 
     fn send(&self, command: Command) -> Result<()> {
         let sent = self.commands.as_ref().map(|c| c.send(command));
-        if matches!(sent, Some(Ok(()))) { Ok(()) } else { Err(Error::Internal("the model's thread has ended".into())) }
+        if matches!(sent, Some(Ok(()))) { Ok(()) } else { Err(ended()) }
     }
+}
+
+fn ended() -> Error {
+    Error::Internal("the model's thread has ended".into())
 }
 
 impl Drop for Runner {
@@ -100,8 +115,7 @@ impl Drop for Runner {
 struct Loop {
     core: Arc<Core>,
     scheduler: Scheduler,
-    store: KvStore,
-    workspace: Option<Workspace>, // made for the first request
+    passes: Passes,
     look_up: bool,
     drafter: Option<Drafter>,
     cost: Cost,
@@ -118,13 +132,14 @@ impl Loop {
             Speculation::LookUp => look_up = true,
             Speculation::Draft(draft) => {
                 Drafter::check(draft.core(), &core)?;
-                drafter = Some(Drafter::new(draft.core().clone(), ROWS));
                 draft_blocks = blocks();
+                let passes = draft.core().executor.passes(ROWS, KvType::F16, draft_blocks.limit())?;
+                drafter = Some(Drafter::new(draft.core().clone(), passes));
             }
         }
-        let store = KvStore::new(core.decoder.config().kv_shape(settings.cache));
+        let passes = core.executor.passes(ROWS, settings.cache, blocks().limit())?;
         let scheduler = Scheduler::new(blocks(), draft_blocks, settings.sequences.max(1), ROWS);
-        Ok(Self { core, scheduler, store, workspace: None, look_up, drafter, cost: Cost::default(), row: 0.0, commands })
+        Ok(Self { core, scheduler, passes, look_up, drafter, cost: Cost::default(), row: 0.0, commands })
     }
 
     /// Takes in what was asked, waiting when there is nothing else to do; `false` when nobody can ask any more.
@@ -137,23 +152,29 @@ impl Loop {
             };
             match command {
                 Ok(Command::Start(request)) => self.start(*request),
-                Ok(Command::Reserve(positions)) => {
-                    let blocks = positions.div_ceil(KV_BLOCK);
-                    self.scheduler.blocks.raise(blocks);
-                    if self.drafter.is_some() {
-                        self.scheduler.draft_blocks.raise(blocks + 1);
-                    }
-                }
+                // who does not wait any more needs no answer
+                Ok(Command::Reserve(positions, answer)) => drop(answer.send(self.reserve(positions))),
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
         }
     }
 
+    fn reserve(&mut self, positions: usize) -> Result<()> {
+        let blocks = positions.div_ceil(KV_BLOCK);
+        self.passes.allow(blocks)?;
+        if let Some(drafter) = &mut self.drafter {
+            drafter.allow(blocks + 1)?;
+            self.scheduler.draft_blocks.raise(blocks + 1);
+        }
+        self.scheduler.blocks.raise(blocks);
+        Ok(())
+    }
+
     fn start(&mut self, request: Request) {
         let events = request.events.clone();
-        let long = self.core.decoder.is_long(request.context);
-        match Sequence::new(request, long, self.core.decoder.config().whole_pictures) {
+        let long = self.core.executor.is_long(request.context);
+        match Sequence::new(request, long, self.core.executor.config().whole_pictures) {
             Ok(sequence) => self.scheduler.push(sequence),
             Err(e) => drop(events.send(Err(e))),
         }
@@ -161,30 +182,30 @@ impl Loop {
 
     /// One pass: schedule, run, postprocess.
     fn step(&mut self) {
-        let (store, scheduler) = (&mut self.store, &mut self.scheduler);
-        scheduler.admit(|from, to| {
-            store.reserve(to.max(from) as usize + 1);
-            store.copy(from, to);
-        });
+        let (passes, scheduler) = (&mut self.passes, &mut self.scheduler);
+        scheduler.admit(|from, to| passes.copy(from, to));
         if let Err(e) = self.draft() {
-            return self.fail_all(&e);
+            tracing::warn!("no more guesses by the draft model: {e}");
+            self.drafter = None;
+            self.scheduler.running.iter_mut().for_each(|s| s.drafts.clear());
         }
         let beside = if self.row > 0.0 { (PATIENCE.as_secs_f64() / self.row) as usize } else { LEAST_ROWS };
-        let work = self.scheduler.plan(beside.clamp(LEAST_ROWS, ROWS));
+        let mut work = self.scheduler.plan(beside.clamp(LEAST_ROWS, ROWS));
         if work.is_empty() {
             return;
         }
-        self.store.reserve(self.scheduler.blocks.touched());
-        match self.run(&work) {
-            Ok(()) => self.postprocess(&work),
-            Err(e) => self.fail_all(&e),
+        self.passes.reserve(self.scheduler.blocks.touched());
+        if self.run(&work).is_ok() {
+            return self.postprocess(&work);
         }
-    }
-
-    /// A pass refused what the accounting should never give it: everyone has to hear of it, none can go on.
-    fn fail_all(&mut self, error: &Error) {
-        for i in (0..self.scheduler.running.len()).rev() {
-            self.scheduler.fail(i, Error::Internal(error.to_string()));
+        // Whom the pass failed for shows when each runs alone; what it wrote of new positions is written again. From the last on,
+        // since those that are over leave their places.
+        work.sort_by_key(|w| std::cmp::Reverse(w.sequence));
+        for alone in &work {
+            match self.run(std::slice::from_ref(alone)) {
+                Ok(()) => self.postprocess(std::slice::from_ref(alone)),
+                Err(e) => self.scheduler.fail(alone.sequence, e),
+            }
         }
     }
 
@@ -223,8 +244,6 @@ impl Loop {
     }
 
     fn run(&mut self, work: &[Work]) -> Result<()> {
-        let core = &self.core;
-        let workspace = self.workspace.get_or_insert_with(|| core.decoder.workspace(ROWS));
         // A sequence that decodes runs its last token and its drafts as one piece.
         for w in work {
             let s = &mut self.scheduler.running[w.sequence];
@@ -244,8 +263,7 @@ impl Loop {
         };
         let slices: Vec<Slice> = work.iter().map(slice).collect();
         let start = Instant::now();
-        let run = core.decoder.run(&core.pool, workspace, &mut self.store, &slices);
-        let failed = run.err().map(|e| Error::Internal(e.to_string()));
+        let failed = self.passes.run(&self.core.pool, &slices).err();
         let (time, rows) = (start.elapsed(), work.iter().map(|w| w.tokens).sum::<usize>());
         drop(slices);
         for w in work {
@@ -262,9 +280,8 @@ impl Loop {
 
     /// Chooses tokens, publishes whole blocks, and lets go of those that are over.
     fn postprocess(&mut self, work: &[Work]) {
-        let Some(workspace) = &self.workspace else { return };
-        let vocab = self.core.decoder.config().vocab;
-        let mut logits = workspace.logits();
+        let vocab = self.core.executor.config().vocab;
+        let mut logits = self.passes.logits();
         let mut over = Vec::new();
         for w in work {
             let s = &mut self.scheduler.running[w.sequence];

@@ -13,7 +13,7 @@ use super::{
     blocks::{BlockId, Blocks, Found},
     sequence::Sequence,
 };
-use crate::Error;
+use crate::{Error, Result};
 
 /// The part of a pass that one sequence has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +50,8 @@ impl Scheduler {
     }
 
     /// Drops those whose callers went away and lets waiting ones begin as far as there is room. Calls `copy` for a block that goes on
-    /// from another one's contents.
-    pub(super) fn admit(&mut self, mut copy: impl FnMut(BlockId, BlockId)) {
+    /// from another one's contents; where that fails the sequence does.
+    pub(super) fn admit(&mut self, mut copy: impl FnMut(BlockId, BlockId) -> Result<()>) {
         for i in (0..self.running.len()).rev() {
             if self.running[i].is_cancelled() {
                 self.end(i, Finish::Cancelled);
@@ -69,8 +69,10 @@ impl Scheduler {
             // The last token runs in any case: its logits are wanted.
             let known = sequence.tokens.len() - 1;
             let Found { mut table, len, copy: copied } = self.find(&sequence, known);
-            if let Some((from, to)) = copied {
-                copy(from, to);
+            if let Some(Err(e)) = copied.map(|(from, to)| copy(from, to)) {
+                self.blocks.give_up(table, &[]); // what the last block holds is not known
+                sequence.fail(e);
+                continue;
             }
             // A block to go on in for everyone who runs, or the next step would throw out who was just let in.
             let needed = sequence.tokens.len().div_ceil(KV_BLOCK).saturating_sub(table.blocks().len());

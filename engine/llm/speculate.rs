@@ -7,10 +7,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use dreamseed_kernels::{KvStore, KvType, Pool};
-use dreamseed_models::decoder::{Logits, Slice, Workspace};
+use dreamseed_kernels::Pool;
+use dreamseed_models::decoder::{Logits, Slice};
 
-use super::{blocks::Blocks, model::Core, sequence::Sequence};
+use super::{blocks::Blocks, executor::Passes, model::Core, sequence::Sequence};
 use crate::{Error, Result};
 
 /// Most guesses in a pass.
@@ -110,22 +110,28 @@ impl DraftLength {
 /// A small model that guesses for the large one.
 pub(super) struct Drafter {
     core: Arc<Core>,
-    store: KvStore,
-    workspace: Workspace,
+    passes: Passes,
 }
 
 impl Drafter {
-    pub(super) fn new(core: Arc<Core>, rows: usize) -> Self {
-        let decoder = &core.decoder;
-        let (store, workspace) = (KvStore::new(decoder.config().kv_shape(KvType::F16)), decoder.workspace(rows));
-        Self { core, store, workspace }
+    /// `passes`: of the core's executor, keys and values of everyone it guesses for.
+    pub(super) fn new(core: Arc<Core>, passes: Passes) -> Self {
+        Self { core, passes }
+    }
+
+    /// Allows `blocks` blocks of keys and values in all.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when a GPU has no room.
+    pub(super) fn allow(&mut self, blocks: usize) -> Result<()> {
+        self.passes.allow(blocks)
     }
 
     /// Fills the drafts of each sequence with as many guesses as `lengths` says; how many in all. All sequences guess together, a token
     /// each in a pass; before its first guess a sequence runs what was chosen since its last.
     ///
     /// # Errors
-    /// [`Error::Internal`] when the model refuses tokens that the large one has.
+    /// [`Error::Internal`] when the model refuses tokens that the large one has, [`Error::Device`] when a GPU fails.
     pub(super) fn guess(
         &mut self,
         pool: &Pool,
@@ -133,7 +139,7 @@ impl Drafter {
         sequences: &mut [Sequence],
         lengths: &[usize],
     ) -> Result<usize> {
-        let vocab = self.core.decoder.config().vocab;
+        let vocab = self.core.executor.config().vocab;
         let mut guessing = Vec::new();
         for (i, (s, &length)) in sequences.iter_mut().zip(lengths).enumerate().filter(|(_, (_, length))| **length > 0) {
             if blocks.grow(&mut s.draft_table, s.tokens.len() + length) {
@@ -141,10 +147,10 @@ impl Drafter {
                 guessing.push((i, s.sampler.fork()));
             }
         }
-        self.store.reserve(blocks.touched());
+        self.passes.reserve(blocks.touched());
         let mut guesses = 0;
         while !guessing.is_empty() {
-            let (mut slices, mut left) = (Vec::new(), self.workspace.rows());
+            let (mut slices, mut left) = (Vec::new(), self.passes.rows());
             for (i, _) in &guessing {
                 let s = &sequences[*i];
                 let pending = match s.draft_cached.checked_sub(s.tokens.len()) {
@@ -159,8 +165,7 @@ impl Drafter {
             }
             let ran: Vec<(usize, bool)> = slices.iter().map(|s| (s.tokens.len(), s.logits == Logits::Last)).collect();
             slices.retain(|s| !s.tokens.is_empty());
-            let run = self.core.decoder.run(pool, &mut self.workspace, &mut self.store, &slices);
-            let mut logits = run.map_err(|e| Error::Internal(format!("the draft model: {e}")))?;
+            let mut logits = self.passes.run(pool, &slices)?;
             let mut ran = ran.into_iter();
             guessing.retain_mut(|(i, sampler)| {
                 let (s, (tokens, last)) = (&mut sequences[*i], ran.next().unwrap_or_default());

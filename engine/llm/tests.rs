@@ -7,12 +7,20 @@ use dreamseed_kernels::Pool;
 use super::*;
 use crate::Error;
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 /// A folder with the golden llama and a tokenizer of single characters: id 3 + i is the i-th printable one.
 fn llm(template: &str) -> Option<Arc<Llm>> {
     llm_with(template, &Settings::default())
 }
 
 fn llm_with(template: &str, settings: &Settings) -> Option<Arc<Llm>> {
+    let dir = folder(template)?;
+    Some(Arc::new(Llm::open_with(dir.path(), Arc::new(Pool::new(2)), settings).unwrap()))
+}
+
+fn folder(template: &str) -> Option<tempfile::TempDir> {
     let base = std::env::var_os("DREAMSEED_REFERENCE").map(PathBuf::from);
     let base = base.unwrap_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/reference")));
     let golden = base.join("golden/llama");
@@ -41,7 +49,7 @@ fn llm_with(template: &str, settings: &Settings) -> Option<Arc<Llm>> {
     std::fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
     let config = serde_json::json!({"chat_template": template});
     std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
-    Some(Arc::new(Llm::open_with(dir.path(), Arc::new(Pool::new(2)), settings).unwrap()))
+    Some(dir)
 }
 
 const TEMPLATE: &str = "{% for m in messages %}<s>{{ m.role }}:{{ m.content }}\n{% endfor %}<s>assistant:";
@@ -242,8 +250,9 @@ fn sampling_with_guesses_follows_the_models_distribution() {
     let temperature = 0.15; // the model is random: cooler, it prefers some tokens
     let sampling = Sampling { temperature, top_k: 0, top_p: 1.0, min_p: 0.0, ..Sampling::default() };
     let softmax = |text: &[u32]| {
-        let mut state = plain.decoder().new_state(64);
-        let logits = plain.decoder().forward(&Pool::new(1), &mut state, text, dreamseed_models::decoder::Logits::Last).unwrap();
+        let mut state = plain.decoder().unwrap().new_state(64);
+        let last = dreamseed_models::decoder::Logits::Last;
+        let logits = plain.decoder().unwrap().forward(&Pool::new(1), &mut state, text, last).unwrap();
         let weights: Vec<f64> = logits.iter().map(|&l| f64::from(l / temperature).exp()).collect();
         let sum: f64 = weights.iter().sum();
         weights.into_iter().map(|w| w / sum).collect::<Vec<_>>()
@@ -263,7 +272,7 @@ fn sampling_with_guesses_follows_the_models_distribution() {
         // 1. the first token; an end mark is one too
         let end = (0..llm.tokenizer().len() as u32).find(|&t| llm.tokenizer().is_end(t)).unwrap();
         let count = |tokens: &mut dyn Iterator<Item = u32>| {
-            let mut counts = vec![0; llm.decoder().config().vocab];
+            let mut counts = vec![0; llm.config().vocab];
             tokens.for_each(|t| counts[t as usize] += 1);
             counts
         };

@@ -35,10 +35,7 @@ impl DeviceStore {
     /// # Errors
     /// [`Error::Shape`] for a kind or a width of heads that no kernel has, and those of [`Device::zeros`].
     pub fn new(device: &Device, shape: KvShape, blocks: usize) -> Result<Self> {
-        if shape.kind != KvType::F16 {
-            return Err(Error::Shape(format!("keys and values in {:?}; on a GPU they are in F16", shape.kind)));
-        }
-        kernel(shape.head_dim)?;
+        Self::supports(&shape)?;
         let data = device.zeros(blocks.saturating_mul(Self::block_elements(&shape)))?;
         Ok(Self { data, shape, blocks })
     }
@@ -73,6 +70,28 @@ impl DeviceStore {
     pub fn copy(&mut self, from: u32, to: u32) -> Result<()> {
         let size = Self::block_elements(&self.shape);
         if from == to { Ok(()) } else { self.data.copy_within(from as usize * size, to as usize * size, size) }
+    }
+
+    /// Takes over what `other`, a smaller store of the same shape, holds.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for another shape or a larger store, [`Error::Driver`], [`Error::Lost`].
+    pub fn copy_from(&mut self, other: &Self) -> Result<()> {
+        if self.shape != other.shape {
+            return Err(Error::Shape(format!("{:?} into a store of {:?}", other.shape, self.shape)));
+        }
+        self.data.copy_from(&other.data)
+    }
+
+    /// Whether there is a kernel for keys and values of this shape.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] that says what there is.
+    pub fn supports(shape: &KvShape) -> Result<()> {
+        if shape.kind != KvType::F16 {
+            return Err(Error::Shape(format!("keys and values in {:?}; on a GPU they are in F16", shape.kind)));
+        }
+        kernel(shape.head_dim).map(drop)
     }
 
     fn raw(&self, rows: &Rows, layer: usize) -> Result<RawStore> {

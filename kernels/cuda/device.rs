@@ -68,18 +68,25 @@ pub struct Info {
     pub shared: usize,
 }
 
-/// A GPU. Clones are the same device.
+/// A GPU and a stream on it: what it is told runs in that order. Clones share the stream.
 #[derive(Clone)]
-pub struct Device(Arc<Inner>);
+pub struct Device {
+    gpu: Arc<Inner>,
+    stream: Arc<Stream>,
+}
 
 struct Inner {
     device: sys::CUdevice,
     context: sys::CUcontext,
-    stream: sys::CUstream,
     modules: Vec<sys::CUmodule>,
     functions: Mutex<HashMap<&'static str, (Function, usize)>>, // and the dynamic shared memory that it is allowed
     info: Info,
     used: AtomicUsize,
+}
+
+struct Stream {
+    handle: sys::CUstream,
+    gpu: Arc<Inner>,
 }
 
 #[derive(Clone, Copy)]
@@ -89,6 +96,10 @@ struct Function(sys::CUfunction);
 unsafe impl Send for Inner {}
 // SAFETY: as above; the driver serialises calls on one stream.
 unsafe impl Sync for Inner {}
+// SAFETY: as above.
+unsafe impl Send for Stream {}
+// SAFETY: as above.
+unsafe impl Sync for Stream {}
 // SAFETY: as above.
 unsafe impl Send for Function {}
 
@@ -132,26 +143,36 @@ impl Device {
         // SAFETY: the device exists; every handle is kept until the device is dropped.
         unsafe {
             let context = result::primary_ctx::retain(device).map_err(|e| failed("make a context", e))?;
-            let mut inner = Inner {
-                device,
-                context,
-                stream: std::ptr::null_mut(),
-                modules: Vec::new(),
-                functions: Mutex::default(),
-                info,
-                used: AtomicUsize::new(0),
-            };
+            let mut inner =
+                Inner { device, context, modules: Vec::new(), functions: Mutex::default(), info, used: AtomicUsize::new(0) };
             inner.bind()?;
-            inner.stream =
-                result::stream::create(result::stream::StreamKind::NonBlocking).map_err(|e| failed("make a stream", e))?;
             inner.load()?;
-            Ok(Self(Arc::new(inner)))
+            let gpu = Arc::new(inner);
+            Ok(Self { stream: Stream::new(&gpu)?.into(), gpu })
         }
+    }
+
+    /// What devices there are, in the driver's order, without opening one.
+    ///
+    /// # Errors
+    /// As [`Device::count`].
+    pub fn list() -> Result<Vec<Info>> {
+        let device = |i: usize| info(result::device::get(i as i32).map_err(|e| failed("open the device", e))?);
+        (0..Self::count()?).map(device).collect()
+    }
+
+    /// The same device with a stream of its own: who captures graphs must not meet another's launches. Buffers that are written
+    /// on one stream may be read on the other from then on, for writing waits.
+    ///
+    /// # Errors
+    /// [`Error::Driver`], [`Error::Lost`].
+    pub fn fork(&self) -> Result<Self> {
+        Ok(Self { gpu: self.gpu.clone(), stream: Stream::new(&self.gpu)?.into() })
     }
 
     /// What it is.
     pub fn info(&self) -> &Info {
-        &self.0.info
+        &self.gpu.info
     }
 
     /// Free bytes, as the driver sees them: other processes have their share.
@@ -159,13 +180,13 @@ impl Device {
     /// # Errors
     /// [`Error::Driver`], [`Error::Lost`].
     pub fn free(&self) -> Result<usize> {
-        self.0.bind()?;
+        self.gpu.bind()?;
         result::mem_get_info().map(|(free, _)| free).map_err(|e| failed("tell its free memory", e))
     }
 
     /// Bytes of all buffers that live.
     pub fn used(&self) -> usize {
-        self.0.used.load(Ordering::Relaxed)
+        self.gpu.used.load(Ordering::Relaxed)
     }
 
     /// A buffer of zeros. Waits for the device.
@@ -181,11 +202,11 @@ impl Device {
                 2 => Error::OutOfMemory { wanted: bytes, free },
                 _ => failed("give memory", e),
             })?;
-            self.0.used.fetch_add(bytes, Ordering::Relaxed);
+            self.gpu.used.fetch_add(bytes, Ordering::Relaxed);
             Buffer { pointer, len, device: self.clone(), kind: PhantomData }
         };
         // SAFETY: as long as the buffer is.
-        unsafe { result::memset_d8_async(pointer.pointer, 0, bytes.max(16), self.0.stream) }
+        unsafe { result::memset_d8_async(pointer.pointer, 0, bytes.max(16), self.stream.handle) }
             .map_err(|e| failed("clear memory", e))?;
         Ok(pointer)
     }
@@ -205,9 +226,9 @@ impl Device {
     /// # Errors
     /// What the kernels met: [`Error::Lost`].
     pub fn synchronize(&self) -> Result<()> {
-        self.0.bind()?;
+        self.gpu.bind()?;
         // SAFETY: the stream lives as long as the device.
-        unsafe { result::stream::synchronize(self.0.stream) }.map_err(|e| failed("finish its work", e))
+        unsafe { result::stream::synchronize(self.stream.handle) }.map_err(|e| failed("finish its work", e))
     }
 
     /// Captures what `launches` puts on the stream; nothing runs. It must neither allocate, wait, read nor write.
@@ -216,12 +237,12 @@ impl Device {
     /// Those of `launches`, and [`Error::Driver`].
     pub fn capture(&self, launches: impl FnOnce() -> Result<()>) -> Result<Graph> {
         use sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL as LOCAL;
-        self.0.bind()?;
+        self.gpu.bind()?;
         // SAFETY: the stream is the device's; the graph is kept until it is dropped.
         unsafe {
-            result::stream::begin_capture(self.0.stream, LOCAL).map_err(|e| failed("begin a graph", e))?;
+            result::stream::begin_capture(self.stream.handle, LOCAL).map_err(|e| failed("begin a graph", e))?;
             let launched = launches();
-            let graph = result::stream::end_capture(self.0.stream).map_err(|e| failed("end a graph", e));
+            let graph = result::stream::end_capture(self.stream.handle).map_err(|e| failed("end a graph", e));
             launched?;
             let graph = graph?;
             let (mut exec, mut launches) = (std::ptr::null_mut(), 0);
@@ -250,21 +271,21 @@ impl Device {
         if x == 0 || y == 0 || z == 0 || y > 65535 || z > 65535 {
             return Err(Error::Shape(format!("{name} over a grid of {grid:?} blocks")));
         }
-        self.0.bind()?;
+        self.gpu.bind()?;
         // SAFETY: the caller vouches for the arguments.
-        unsafe { result::launch_kernel(function.0, (x, y, z), (threads as u32, 1, 1), shared as u32, self.0.stream, args) }
+        unsafe { result::launch_kernel(function.0, (x, y, z), (threads as u32, 1, 1), shared as u32, self.stream.handle, args) }
             .map_err(|e| failed(name, e))
     }
 
     /// Looks a kernel up, and allows it the shared memory.
     fn function(&self, name: &'static str, shared: usize) -> Result<Function> {
         use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as DYNAMIC;
-        self.0.bind()?;
-        let mut functions = self.0.functions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.gpu.bind()?;
+        let mut functions = self.gpu.functions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let known = functions.get(name).copied();
         let (function, allowed) = match known {
             Some(known) => known,
-            None => (self.0.find(name)?, 48 << 10),
+            None => (self.gpu.find(name)?, 48 << 10),
         };
         if shared > allowed {
             // SAFETY: the function is loaded.
@@ -294,6 +315,25 @@ fn info(device: sys::CUdevice) -> Result<Info> {
         multiprocessors: attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1) as usize,
         shared: attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?.max(48 << 10) as usize,
     })
+}
+
+impl Stream {
+    fn new(gpu: &Arc<Inner>) -> Result<Self> {
+        gpu.bind()?;
+        let handle = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(|e| failed("make a stream", e))?;
+        Ok(Self { handle, gpu: gpu.clone() })
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // SAFETY: nobody else has the stream.
+        unsafe {
+            if self.gpu.bind().is_ok() {
+                let _ = result::stream::destroy(self.handle);
+            }
+        }
+    }
 }
 
 impl Inner {
@@ -337,9 +377,6 @@ impl Drop for Inner {
             if self.bind().is_ok() {
                 for &module in &self.modules {
                     let _ = result::module::unload(module);
-                }
-                if !self.stream.is_null() {
-                    let _ = result::stream::destroy(self.stream);
                 }
             }
             let _ = result::primary_ctx::release(self.device);
@@ -394,12 +431,12 @@ impl<T: Element> Buffer<T> {
     /// [`Error::Shape`] past the end, [`Error::Driver`], [`Error::Lost`].
     pub fn write(&mut self, at: usize, values: &[T]) -> Result<()> {
         self.check(at, values.len())?;
-        self.device.0.bind()?;
+        self.device.gpu.bind()?;
         // SAFETY: the range is the buffer's; waiting keeps the source alive until it is read.
         unsafe {
-            result::memcpy_htod_async(self.pointer + (at * size_of::<T>()) as u64, values, self.device.0.stream)
+            result::memcpy_htod_async(self.pointer + (at * size_of::<T>()) as u64, values, self.device.stream.handle)
                 .map_err(|e| failed("take data", e))?;
-            result::stream::synchronize(self.device.0.stream).map_err(|e| failed("take data", e))
+            result::stream::synchronize(self.device.stream.handle).map_err(|e| failed("take data", e))
         }
     }
 
@@ -409,12 +446,12 @@ impl<T: Element> Buffer<T> {
     /// As [`Buffer::write`].
     pub fn read(&self, at: usize, values: &mut [T]) -> Result<()> {
         self.check(at, values.len())?;
-        self.device.0.bind()?;
+        self.device.gpu.bind()?;
         // SAFETY: the range is the buffer's; waiting keeps the target alive until it is written.
         unsafe {
-            result::memcpy_dtoh_async(values, self.pointer + (at * size_of::<T>()) as u64, self.device.0.stream)
+            result::memcpy_dtoh_async(values, self.pointer + (at * size_of::<T>()) as u64, self.device.stream.handle)
                 .map_err(|e| failed("give data", e))?;
-            result::stream::synchronize(self.device.0.stream).map_err(|e| failed("give data", e))
+            result::stream::synchronize(self.device.stream.handle).map_err(|e| failed("give data", e))
         }
     }
 
@@ -428,10 +465,25 @@ impl<T: Element> Buffer<T> {
         if from.abs_diff(to) < len {
             return Err(Error::Shape(format!("{len} elements from {from} to {to} overlap")));
         }
-        self.device.0.bind()?;
+        self.device.gpu.bind()?;
         let at = |i: usize| self.pointer + (i * size_of::<T>()) as u64;
         // SAFETY: both ranges are the buffer's, and apart.
-        unsafe { result::memcpy_dtod_async(at(to), at(from), len * size_of::<T>(), self.device.0.stream) }
+        unsafe { result::memcpy_dtod_async(at(to), at(from), len * size_of::<T>(), self.device.stream.handle) }
+            .map_err(|e| failed("copy data", e))
+    }
+}
+
+impl<T: Element> Buffer<T> {
+    /// Overwrites its beginning with all of `source`.
+    ///
+    /// # Errors
+    /// As [`Buffer::write`].
+    pub fn copy_from(&mut self, source: &Self) -> Result<()> {
+        self.check(0, source.len)?;
+        self.device.gpu.bind()?;
+        let bytes = source.len * size_of::<T>();
+        // SAFETY: both buffers are at least so long, and apart.
+        unsafe { result::memcpy_dtod_async(self.pointer, source.pointer, bytes, self.device.stream.handle) }
             .map_err(|e| failed("copy data", e))
     }
 }
@@ -440,11 +492,11 @@ impl<T: Element> Drop for Buffer<T> {
     fn drop(&mut self) {
         // SAFETY: nobody else has the memory. Freeing waits for what was launched; what fails here fails because the device is lost.
         unsafe {
-            if self.device.0.bind().is_ok() {
+            if self.device.gpu.bind().is_ok() {
                 let _ = result::free_sync(self.pointer);
             }
         }
-        self.device.0.used.fetch_sub(self.len * size_of::<T>(), Ordering::Relaxed);
+        self.device.gpu.used.fetch_sub(self.len * size_of::<T>(), Ordering::Relaxed);
     }
 }
 
@@ -469,9 +521,9 @@ impl Graph {
     /// # Errors
     /// [`Error::Driver`], [`Error::Lost`].
     pub fn replay(&self) -> Result<()> {
-        self.device.0.bind()?;
+        self.device.gpu.bind()?;
         // SAFETY: the graph and the stream are the device's. Who made the graph keeps its buffers.
-        unsafe { result::graph::launch(self.exec, self.device.0.stream) }.map_err(|e| failed("run a graph", e))
+        unsafe { result::graph::launch(self.exec, self.device.stream.handle) }.map_err(|e| failed("run a graph", e))
     }
 }
 
@@ -479,7 +531,7 @@ impl Drop for Graph {
     fn drop(&mut self) {
         // SAFETY: nobody else has the graph.
         unsafe {
-            if self.device.0.bind().is_ok() {
+            if self.device.gpu.bind().is_ok() {
                 let _ = result::graph::exec_destroy(self.exec);
             }
         }

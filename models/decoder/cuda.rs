@@ -75,13 +75,12 @@ struct Row {
     wanted: bool,
 }
 
-/// Keys and values of all sequences, the buffers of a pass and its graphs. Nothing is allocated on the device after it is made. Made
-/// by [`Decoder::state`].
+/// Keys and values of all sequences, the buffers of a pass and its graphs, with a stream of its own. Only [`Decoder::grow`]
+/// allocates on the device after it is made. Made by [`Decoder::state`].
 pub struct State {
-    store: DeviceStore,
-    rows: Rows,
-    tables: Vec<i32>, // (ROWS, blocks) as on the device
-    counters: Counters,
+    device: Device,
+    graphs: Option<[[Option<Graph>; 2]; BUCKETS.len()]>, // of each bucket its layers and its head
+    room: Room,
     x: Buffer<f32>,             // (ROWS, dim) residual stream
     h: Buffer<f32>,             // (ROWS, dim) normed
     q: Buffer<f32>,             // (ROWS, heads, head_dim)
@@ -90,12 +89,19 @@ pub struct State {
     attended: Buffer<f32>,      // (ROWS, heads, head_dim)
     gate: Buffer<f32>,          // (ROWS, hidden)
     codes: Codes,               // h, attended and gate in 8 bits
-    global: Turns,              // rotation of all positions; behind them, that of long sequences where it is another one
-    local: Option<Turns>,       // the same for local layers
     device_logits: Buffer<f32>, // (ROWS, vocab)
     logits: Vec<f32>,           // (rows wanted, vocab)
     pending: Vec<Row>,
-    graphs: Option<[[Option<Graph>; 2]; BUCKETS.len()]>, // of each bucket its layers and its head
+}
+
+/// What grows with the number of blocks.
+struct Room {
+    store: DeviceStore,
+    rows: Rows,
+    tables: Vec<i32>, // (ROWS, blocks) as on the device; -1 where that is not known
+    counters: Counters,
+    global: Turns,        // rotation of all positions; behind them, that of long sequences where it is another one
+    local: Option<Turns>, // the same for local layers
 }
 
 /// Activations in 8 bits, where their rows are a multiple of 32.
@@ -112,8 +118,7 @@ impl Decoder {
     /// What is wrong with the files, that the model is of a kind that does not run here, or [`WeightsError::Device`].
     pub fn open(device: &Device, path: &Path, pool: &Pool) -> WeightsResult<Self> {
         if !path.is_dir() {
-            let gguf = Gguf::open(path)?;
-            return Self::new(device, Config::from_gguf(&gguf)?, &Files::Gguf(&gguf), pool);
+            return Self::from_gguf(device, &Gguf::open(path)?, pool);
         }
         let json = path.join("config.json");
         let text = crate::weights::read_whole(&json, crate::weights::TEXT)
@@ -121,10 +126,19 @@ impl Decoder {
         Self::new(device, Config::from_json(&text)?, &Files::hf(path)?, pool)
     }
 
+    /// From an open GGUF file.
+    ///
+    /// # Errors
+    /// As [`Decoder::open`].
+    pub fn from_gguf(device: &Device, gguf: &Gguf, pool: &Pool) -> WeightsResult<Self> {
+        Self::new(device, Config::from_gguf(gguf)?, &Files::Gguf(gguf), pool)
+    }
+
     fn new(device: &Device, config: Config, files: &Files, pool: &Pool) -> WeightsResult<Self> {
         if config.experts.is_some() {
             return Err(WeightsError::Unsupported("mixtures of experts run on the processor alone".into()));
         }
+        DeviceStore::supports(&config.kv_shape(KvType::F16)).map_err(|e| WeightsError::Unsupported(e.to_string()))?;
         let weights = Weights::load(files, &config, device, pool)?;
         let local = config.local.as_ref().and_then(|l| l.rope.as_ref()).unwrap_or(&config.rope).rotation();
         let global = config.rope.rotation();
@@ -142,13 +156,23 @@ impl Decoder {
         &self.device
     }
 
+    /// Its matrices, a tied embedding once.
+    fn matrices(&self) -> impl Iterator<Item = &DeviceMatrix> {
+        let layer = |l| {
+            let Layer { wq, wk, wv, wo, .. }: &Layer<Device> = l;
+            [wq, wk, wv, wo].into_iter().chain(dense(l).into_iter().flat_map(|m| [&m.gate, &m.up, &m.down]))
+        };
+        self.weights.layers.iter().flat_map(layer).chain([&self.weights.embeddings]).chain(&self.weights.output)
+    }
+
+    /// Number of weights in the matrices, a tied embedding counted once.
+    pub fn parameters(&self) -> u64 {
+        self.matrices().map(|m| m.rows() as u64 * m.cols() as u64).sum()
+    }
+
     /// Bytes of its matrices on the device.
     pub fn bytes(&self) -> usize {
-        let attention = |l: &Layer<Device>| [&l.wq, &l.wk, &l.wv, &l.wo].map(DeviceMatrix::bytes).iter().sum::<usize>();
-        let mlp = |l: &Layer<Device>| dense(l).map_or(0, |m| m.gate.bytes() + m.up.bytes() + m.down.bytes());
-        let w = &self.weights;
-        let layers: usize = w.layers.iter().map(|l| attention(l) + mlp(l)).sum();
-        layers + w.embeddings.bytes() + w.output.as_ref().map_or(0, DeviceMatrix::bytes)
+        self.matrices().map(DeviceMatrix::bytes).sum()
     }
 
     /// Whether sequences of up to `context` positions are rotated otherwise than short ones: the two cannot share keys.
@@ -162,17 +186,13 @@ impl Decoder {
     /// # Errors
     /// [`Error::Device`]: no room, or heads of a width that no kernel has.
     pub fn state(&self, blocks: usize, graphs: bool) -> Result<State, Error> {
-        let Config { dim, hidden, heads, head_dim, kv_heads, vocab, .. } = self.config;
-        let (device, q_dim, kv_dim) = (&self.device, heads * head_dim, self.config.kv_dim());
-        let shape = self.config.kv_shape(KvType::F16);
+        let Config { dim, hidden, heads, head_dim, vocab, .. } = self.config;
+        let (device, q_dim, kv_dim) = (self.device.fork()?, heads * head_dim, self.config.kv_dim());
         let zeros = |width: usize| device.zeros::<f32>(ROWS * width);
-        let codes = |width: usize| width.is_multiple_of(32).then(|| Quantized::new(device, ROWS, width)).transpose();
-        let splits = (2 * device.info().multiprocessors).div_ceil(kv_heads).clamp(1, blocks.clamp(1, SPLITS));
+        let codes = |width: usize| width.is_multiple_of(32).then(|| Quantized::new(&device, ROWS, width)).transpose();
         Ok(State {
-            store: DeviceStore::new(device, shape, blocks)?,
-            rows: Rows::new(device, ROWS, blocks)?,
-            tables: vec![0; ROWS * blocks],
-            counters: Counters::new(device, ROWS, heads, &shape, splits)?,
+            graphs: graphs.then(Default::default),
+            room: self.room(&device, blocks)?,
             x: zeros(dim)?,
             h: zeros(dim)?,
             q: zeros(q_dim)?,
@@ -180,24 +200,50 @@ impl Decoder {
             v: zeros(kv_dim)?,
             attended: zeros(q_dim)?,
             gate: zeros(hidden)?,
-            codes: Codes { h: codes(dim)?, attended: Quantized::new(device, ROWS, q_dim)?, gate: codes(hidden)? },
-            global: self.turns(&self.global, blocks * KV_BLOCK)?,
-            local: self.config.local.is_some().then(|| self.turns(&self.local, blocks * KV_BLOCK)).transpose()?,
+            codes: Codes { h: codes(dim)?, attended: Quantized::new(&device, ROWS, q_dim)?, gate: codes(hidden)? },
             device_logits: zeros(vocab)?,
             logits: Vec::new(),
             pending: Vec::new(),
-            graphs: graphs.then(Default::default),
+            device,
         })
     }
 
+    fn room(&self, device: &Device, blocks: usize) -> Result<Room, Error> {
+        let (shape, positions) = (self.config.kv_shape(KvType::F16), blocks.saturating_mul(KV_BLOCK));
+        let splits = (2 * device.info().multiprocessors).div_ceil(shape.kv_heads).clamp(1, blocks.clamp(1, SPLITS));
+        Ok(Room {
+            store: DeviceStore::new(device, shape, blocks)?,
+            rows: Rows::new(device, ROWS, blocks)?,
+            tables: vec![0; ROWS * blocks],
+            counters: Counters::new(device, ROWS, self.config.heads, &shape, splits)?,
+            global: self.turns(device, &self.global, positions)?,
+            local: self.config.local.is_some().then(|| self.turns(device, &self.local, positions)).transpose()?,
+        })
+    }
+
+    /// Makes room for `blocks` blocks in all, where there are fewer; what they hold stays. Graphs are captured anew.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where the old and the new store do not fit beside each other; the state is as before then.
+    pub fn grow(&self, state: &mut State, blocks: usize) -> Result<(), Error> {
+        if blocks <= state.blocks() {
+            return Ok(());
+        }
+        let mut room = self.room(&state.device, blocks)?;
+        room.store.copy_from(&state.room.store)?;
+        state.graphs = state.graphs.is_some().then(Default::default); // they know the old places
+        state.room = room;
+        Ok(())
+    }
+
     /// The angles of positions up to `positions`, and where the model has others for long sequences, those behind them.
-    fn turns(&self, rotation: &Rotation, positions: usize) -> Result<Turns, Error> {
+    fn turns(&self, device: &Device, rotation: &Rotation, positions: usize) -> Result<Turns, Error> {
         let mut table = Table::default();
         rotation.within(0).append(0..positions, &mut table);
         if self.is_long(usize::MAX) {
             rotation.within(usize::MAX).append(0..positions, &mut table);
         }
-        Ok((self.device.upload(&table.cos)?, self.device.upload(&table.sin)?))
+        Ok((device.upload(&table.cos)?, device.upload(&table.sin)?))
     }
 
     /// One pass over new tokens of several sequences: their keys and values go to the store, and the logits that they want come
@@ -210,21 +256,24 @@ impl Decoder {
         state.logits.clear();
         state.pending.clear();
         for (slice, s) in slices.iter().enumerate() {
-            let (wanted, behind) = (s.wanted(), if self.is_long(s.context) { state.store.blocks() * KV_BLOCK } else { 0 });
+            let (wanted, behind) = (s.wanted(), if self.is_long(s.context) { state.blocks() * KV_BLOCK } else { 0 });
             state.pending.extend(s.tokens.iter().enumerate().map(|(i, &token)| {
                 let position = s.past + i;
                 Row { slice, token, position, turn: position + behind, wanted: wanted.contains(&i) }
             }));
         }
         for from in (0..state.pending.len()).step_by(ROWS) {
-            self.launch(state, slices, from)?;
+            if let Err(e) = self.launch(state, slices, from) {
+                state.room.tables.fill(-1); // what is on the device now is not known
+                return Err(e);
+            }
         }
         Ok(&state.logits)
     }
 
     /// That every row of a slice lies within the model, the store and its tables: kernels do not look.
     fn check(&self, state: &State, s: &Slice) -> Result<(), Error> {
-        let (vocab, new, blocks) = (self.config.vocab, s.tokens.len(), state.store.blocks());
+        let (vocab, new, blocks) = (self.config.vocab, s.tokens.len(), state.blocks());
         if new == 0 {
             return Err(Error::Empty);
         }
@@ -251,20 +300,20 @@ impl Decoder {
         let count = rows.len();
         let bucket = BUCKETS.iter().position(|&b| b >= count).unwrap_or(BUCKETS.len() - 1);
         let mut inputs = [[0; ROWS], [-1; ROWS], [0; ROWS]]; // tokens, positions, turns
-        let (width, mut moved) = (state.store.blocks(), false);
+        let (width, mut moved) = (state.blocks(), false);
         for (i, row) in rows.iter().enumerate() {
             [inputs[0][i], inputs[1][i], inputs[2][i]] = [row.token as i32, row.position as i32, row.turn as i32];
             let blocks = &slices[row.slice].blocks[..=row.position / KV_BLOCK];
-            for (known, &block) in state.tables[i * width..].iter_mut().zip(blocks) {
+            for (known, &block) in state.room.tables[i * width..].iter_mut().zip(blocks) {
                 moved |= *known != block as i32;
                 *known = block as i32;
             }
         }
-        state.rows.tokens.write(0, &inputs[0])?;
-        state.rows.positions.write(0, &inputs[1])?;
-        state.rows.turns.write(0, &inputs[2])?;
+        state.room.rows.tokens.write(0, &inputs[0])?;
+        state.room.rows.positions.write(0, &inputs[1])?;
+        state.room.rows.turns.write(0, &inputs[2])?;
         if moved {
-            state.rows.tables.write(0, &state.tables)?;
+            state.room.rows.tables.write(0, &state.room.tables)?;
         }
         self.replay(state, bucket, false)?;
         if !state.pending[from..from + count].iter().any(|r| r.wanted) {
@@ -272,10 +321,15 @@ impl Decoder {
         }
         self.replay(state, bucket, true)?;
         let vocab = self.config.vocab;
-        for i in (0..count).filter(|i| state.pending[from + i].wanted) {
-            let at = state.logits.len();
-            state.logits.resize(at + vocab, 0.0);
-            state.device_logits.read(i * vocab, &mut state.logits[at..])?;
+        // rows that lie together are read together
+        let mut row = 0;
+        for run in state.pending[from..from + count].chunk_by(|a, b| a.wanted == b.wanted) {
+            if run[0].wanted {
+                let at = state.logits.len();
+                state.logits.resize(at + run.len() * vocab, 0.0);
+                state.device_logits.read(row * vocab, &mut state.logits[at..])?;
+            }
+            row += run.len();
         }
         Ok(())
     }
@@ -284,7 +338,7 @@ impl Decoder {
     fn replay(&self, state: &mut State, bucket: usize, head: bool) -> Result<(), Error> {
         let missing = state.graphs.as_ref().map(|g| g[bucket][usize::from(head)].is_none());
         if missing == Some(true) {
-            let graph = self.device.capture(|| self.part(state, BUCKETS[bucket], head))?;
+            let graph = state.device.clone().capture(|| self.part(state, BUCKETS[bucket], head))?;
             if let Some(graphs) = &mut state.graphs {
                 graphs[bucket][usize::from(head)] = Some(graph);
             }
@@ -300,7 +354,7 @@ impl Decoder {
         self.plan.iter().filter(|op| (**op == Op::Head) == head).try_for_each(|op| match *op {
             Op::Embed => {
                 let (table, scale) = (&self.weights.embeddings, self.config.embedding_scale);
-                embed(&self.device, n, table, scale, &state.rows.tokens, &mut state.x)
+                embed(&state.device, n, table, scale, &state.room.rows.tokens, &mut state.x)
             }
             Op::NormQkv(layer) => self.norm_qkv(state, layer, n),
             Op::RopeAppend(layer) => self.rope_append(state, layer, n),
@@ -317,7 +371,7 @@ impl Decoder {
     /// What a product of the normed residual stream takes: of one row the norm is part of the product.
     fn normed<'a>(
         &self,
-        n: usize,
+        (device, n): (&Device, usize),
         (x, weight): (&'a Buffer<f32>, &'a Buffer<f32>),
         (h, codes): (&'a mut Buffer<f32>, &'a mut Option<Quantized>),
     ) -> Result<GemvInput<'a>, Refusal> {
@@ -325,22 +379,22 @@ impl Decoder {
         if n == 1 {
             return Ok(GemvInput::Normed { x, weight, eps });
         }
-        rms_norm(&self.device, n, x, (weight, eps), h, codes.as_mut())?;
+        rms_norm(device, n, x, (weight, eps), h, codes.as_mut())?;
         Ok(GemvInput::Plain { x: h, quantized: codes.as_ref() })
     }
 
     fn norm_qkv(&self, s: &mut State, layer: usize, n: usize) -> Result<(), Refusal> {
         let w = &self.weights.layers[layer];
-        let input = self.normed(n, (&s.x, &w.attn_norm), (&mut s.h, &mut s.codes.h))?;
+        let input = self.normed((&s.device, n), (&s.x, &w.attn_norm), (&mut s.h, &mut s.codes.h))?;
         let mut parts = [(&w.wq, &w.bq, &mut s.q), (&w.wk, &w.bk, &mut s.k), (&w.wv, &w.bv, &mut s.v)]
             .map(|(weights, bias, out)| Part { weights, bias: bias.as_ref(), out });
-        gemv(&self.device, n, &input, &mut parts, false)
+        gemv(&s.device, n, &input, &mut parts, false)
     }
 
     fn rope_append(&self, s: &mut State, layer: usize, n: usize) -> Result<(), Refusal> {
         let w = &self.weights.layers[layer];
-        let local = s.local.as_ref().filter(|_| self.config.local(layer).is_some());
-        let (cos, sin) = local.unwrap_or(&s.global);
+        let local = s.room.local.as_ref().filter(|_| self.config.local(layer).is_some());
+        let (cos, sin) = local.unwrap_or(&s.room.global);
         let a = RopeAppend {
             q: &mut s.q,
             k: &s.k,
@@ -351,18 +405,18 @@ impl Decoder {
             kind: self.config.rope.kind,
             heads: self.config.heads,
         };
-        rope_append(&self.device, n, &s.rows, a, (&mut s.store, layer))
+        rope_append(&s.device, n, &s.room.rows, a, (&mut s.room.store, layer))
     }
 
     fn attend(&self, s: &mut State, layer: usize, n: usize) -> Result<(), Refusal> {
         let Config { heads, head_dim, attention_scale: scale, .. } = self.config;
         let window = self.config.local(layer).map(|l| l.window);
         let a = Attend { q: &s.q, heads, scale, window, out: &mut s.attended, quantized: &mut s.codes.attended };
-        attend(&self.device, n, &s.rows, a, (&s.store, layer), &mut s.counters)?;
+        attend(&s.device, n, &s.room.rows, a, (&s.room.store, layer), &mut s.room.counters)?;
         // heads that are no multiple of 32 are not put into 8 bits by the kernel
         let floats = self.weights.layers[layer].wo.kind().block().0 == 1;
         if !floats && !head_dim.is_multiple_of(32) && (heads * head_dim).is_multiple_of(32) {
-            quantize(&self.device, (n, heads * head_dim), &s.attended, &mut s.codes.attended)?;
+            quantize(&s.device, (n, heads * head_dim), &s.attended, &mut s.codes.attended)?;
         }
         Ok(())
     }
@@ -371,13 +425,13 @@ impl Decoder {
         let w = &self.weights.layers[layer];
         let whole = (self.config.heads * self.config.head_dim).is_multiple_of(32);
         let input = GemvInput::Plain { x: &s.attended, quantized: whole.then_some(&s.codes.attended) };
-        self.add_product(n, &input, (&w.wo, w.bo.as_ref(), w.post_attn_norm.as_ref()), (&mut s.h, &mut s.x))
+        self.add_product((&s.device, n), &input, (&w.wo, w.bo.as_ref(), w.post_attn_norm.as_ref()), (&mut s.h, &mut s.x))
     }
 
     fn gate_up(&self, s: &mut State, layer: usize, n: usize) -> Result<(), Refusal> {
         let w = &self.weights.layers[layer];
         let Some(mlp) = dense(w) else { return Ok(()) };
-        let input = self.normed(n, (&s.x, &w.ffn_norm), (&mut s.h, &mut s.codes.h))?;
+        let input = self.normed((&s.device, n), (&s.x, &w.ffn_norm), (&mut s.h, &mut s.codes.h))?;
         let gate = Gate {
             gate: (&mlp.gate, mlp.biases.gate.as_ref()),
             up: (&mlp.up, mlp.biases.up.as_ref()),
@@ -385,7 +439,7 @@ impl Decoder {
             out: &mut s.gate,
             quantized: s.codes.gate.as_mut(),
         };
-        gated(&self.device, n, &input, gate)
+        gated(&s.device, n, &input, gate)
     }
 
     fn down(&self, s: &mut State, layer: usize, n: usize) -> Result<(), Refusal> {
@@ -393,31 +447,31 @@ impl Decoder {
         let Some(mlp) = dense(w) else { return Ok(()) };
         let input = GemvInput::Plain { x: &s.gate, quantized: s.codes.gate.as_ref() };
         let product = (&mlp.down, mlp.biases.down.as_ref(), w.post_ffn_norm.as_ref());
-        self.add_product(n, &input, product, (&mut s.h, &mut s.x))
+        self.add_product((&s.device, n), &input, product, (&mut s.h, &mut s.x))
     }
 
     /// `residual += norm(input w^T + bias)`; without a norm in one launch. `scratch`: as `residual`.
     fn add_product(
         &self,
-        n: usize,
+        (device, n): (&Device, usize),
         input: &GemvInput,
         (weights, bias, norm): (&DeviceMatrix, Option<&Buffer<f32>>, Option<&Buffer<f32>>),
         (scratch, residual): (&mut Buffer<f32>, &mut Buffer<f32>),
     ) -> Result<(), Refusal> {
         let Some(norm) = norm else {
-            return gemv(&self.device, n, input, &mut [Part { weights, bias, out: residual }], true);
+            return gemv(device, n, input, &mut [Part { weights, bias, out: residual }], true);
         };
-        gemv(&self.device, n, input, &mut [Part { weights, bias, out: scratch }], false)?;
-        add_norm(&self.device, n, scratch, (norm, self.config.eps), residual)
+        gemv(device, n, input, &mut [Part { weights, bias, out: scratch }], false)?;
+        add_norm(device, n, scratch, (norm, self.config.eps), residual)
     }
 
     /// Last norm and logits.
     fn head(&self, s: &mut State, n: usize) -> Result<(), Refusal> {
         let weights = self.weights.output.as_ref().unwrap_or(&self.weights.embeddings);
-        let input = self.normed(n, (&s.x, &self.weights.output_norm), (&mut s.h, &mut s.codes.h))?;
-        gemv(&self.device, n, &input, &mut [Part { weights, bias: None, out: &mut s.device_logits }], false)?;
+        let input = self.normed((&s.device, n), (&s.x, &self.weights.output_norm), (&mut s.h, &mut s.codes.h))?;
+        gemv(&s.device, n, &input, &mut [Part { weights, bias: None, out: &mut s.device_logits }], false)?;
         match self.config.logit_softcap {
-            Some(cap) => softcap(&self.device, &mut s.device_logits, n * self.config.vocab, cap),
+            Some(cap) => softcap(&s.device, &mut s.device_logits, n * self.config.vocab, cap),
             None => Ok(()),
         }
     }
@@ -434,7 +488,7 @@ fn dense(layer: &Layer<Device>) -> Option<&Mlp<Device>> {
 impl State {
     /// Blocks of its store.
     pub fn blocks(&self) -> usize {
-        self.store.blocks()
+        self.room.store.blocks()
     }
 
     /// Copies block `from` over block `to`.
@@ -442,7 +496,7 @@ impl State {
     /// # Errors
     /// [`Error::Device`] when one of them is not there.
     pub fn copy(&mut self, from: u32, to: u32) -> Result<(), Error> {
-        Ok(self.store.copy(from, to)?)
+        Ok(self.room.store.copy(from, to)?)
     }
 
     /// Launches of a pass over `rows` rows as they were captured: its layers, its head. `None` before the first pass of this size.

@@ -56,7 +56,7 @@ pub(super) fn run(engine: &Engine, args: &BatchArgs, runs: usize) -> Result<Batc
         )));
     }
     let llm = engine.llm(args.model.as_deref())?;
-    let (decoder, pool) = (llm.decoder(), engine.pool());
+    let (decoder, pool) = (llm.decoder()?, engine.pool());
     let token = |i: usize| (i * 7919 + 13).checked_rem(decoder.config().vocab).unwrap_or(0) as u32;
     let blocks = each.div_ceil(KV_BLOCK);
     let mut store = KvStore::new(decoder.config().kv_shape(KvType::F16));

@@ -92,7 +92,7 @@ pub(super) fn run(engine: &Engine, args: &LlmArgs, runs: usize) -> Result<LlmRes
     let begin = Instant::now();
     let llm = engine.llm(args.model.as_deref())?;
     let load_s = begin.elapsed().as_secs_f64();
-    let (decoder, pool) = (llm.decoder(), engine.pool());
+    let (decoder, pool) = (llm.decoder()?, engine.pool());
     let mut bench = Bench { decoder, pool, state: decoder.new_state_in(cache.into(), total), hash: FNV };
     bench.state.reserve(total);
     bench.fill(depth)?;

@@ -73,7 +73,7 @@ pub(super) fn run(engine: &Engine, args: &PerplexityArgs) -> Result<PerplexityRe
     let all: Vec<Window> = windows.over(tokens.len()).take(args.chunks.unwrap_or(usize::MAX).max(1)).collect();
     // windows that stand alone begin as a text does
     let bos = llm.tokenizer().prompt_bos().filter(|_| args.stride == 0);
-    let (mut state, mut losses) = (llm.decoder().new_state(windows.width), Vec::new());
+    let (mut state, mut losses) = (llm.decoder()?.new_state(windows.width), Vec::new());
     let (begin, bar) = (Instant::now(), bar("windows", all.len()));
     for window in &all {
         let mut part = tokens[window.tokens.clone()].to_vec();
@@ -112,7 +112,7 @@ fn score(
     scored: Range<usize>,
     losses: &mut Vec<f64>,
 ) -> Result<()> {
-    let (decoder, pool, vocab) = (llm.decoder(), engine.pool(), llm.decoder().config().vocab);
+    let (decoder, pool, vocab) = (llm.decoder()?, engine.pool(), llm.config().vocab);
     let first = scored.start - 1; // its logits foretell the first that counts
     state.truncate(0);
     if first > 0 {

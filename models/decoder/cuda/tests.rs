@@ -71,6 +71,33 @@ fn every_dense_family_decodes_as_on_the_processor() {
 }
 
 #[test]
+fn a_store_grows_with_what_it_holds_and_a_refusal_changes_nothing() {
+    let Some(device) = device() else { return };
+    let pool = Pool::new(2);
+    let (_dir, path) = model("gemma3", &WIDE).file();
+    let cpu = decoder::Decoder::open(&path, &pool).unwrap();
+    let gpu = Decoder::open(&device, &path, &pool).unwrap();
+    let (mut own, mut state) = (cpu.new_state(512), gpu.state(1, true).unwrap());
+    let tokens: Vec<u32> = (0..300).map(|i| i * 7 % 50).collect();
+    let slice = |tokens, past, blocks| Slice { tokens, past, context: 512, blocks, logits: Logits::Last, pictures: &[] };
+    let mut both = |state: &mut State, from: usize, to: usize, blocks| {
+        let want = cpu.forward(&pool, &mut own, &tokens[from..to], Logits::Last).unwrap();
+        assert!(apart(want, gpu.run(state, &[slice(&tokens[from..to], from, blocks)]).unwrap()) < 2e-3, "{from}");
+    };
+    both(&mut state, 0, 120, &[0]);
+    assert!(matches!(gpu.grow(&mut state, usize::MAX / 1000), Err(Error::Device(Refusal::OutOfMemory { .. }))));
+    both(&mut state, 120, 121, &[0]);
+    let used = device.used();
+    gpu.grow(&mut state, 3).unwrap();
+    gpu.grow(&mut state, 2).unwrap();
+    assert!(state.blocks() == 3 && device.used() > used);
+    both(&mut state, 121, 122, &[0]);
+    both(&mut state, 122, 300, &[0, 2, 1]);
+    drop((gpu, state));
+    assert_eq!(device.used(), 0);
+}
+
+#[test]
 fn what_is_not_sound_is_refused_before_anything_runs() {
     let Some(device) = device() else { return };
     let pool = Pool::new(2);

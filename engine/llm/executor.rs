@@ -1,0 +1,224 @@
+//! Where a model's passes run: on the processor, or on a GPU. The rest of the engine does not know which.
+
+use std::{path::Path, sync::Arc};
+
+use dreamseed_kernels::{KvStore, KvType, Pool};
+#[cfg(feature = "cuda")]
+use dreamseed_models::{decoder::cuda, weights::Error as WeightsError};
+use dreamseed_models::{
+    decoder::{self, Config, Decoder, Slice, Workspace},
+    weights::gguf::Gguf,
+};
+
+use super::Settings;
+use crate::{Error, Result};
+
+/// Where a model is to run.
+#[derive(Clone, Default)]
+pub enum Placement {
+    /// On the processor.
+    #[default]
+    Cpu,
+    /// On a GPU.
+    #[cfg(feature = "cuda")]
+    Gpu {
+        /// Which.
+        device: dreamseed_kernels::cuda::Device,
+        /// Whether a model of a kind that does not run there is an error; otherwise it runs on the processor, with a warning.
+        required: bool,
+    },
+}
+
+/// Weights as they were found.
+pub(super) enum Source<'a> {
+    /// An open GGUF file.
+    Gguf(&'a Gguf),
+    /// A folder with config.json and safetensors.
+    Folder(&'a Path),
+}
+
+/// A decoder where it runs.
+pub(super) enum Executor {
+    Cpu(Arc<Decoder>),
+    #[cfg(feature = "cuda")]
+    Gpu(Arc<cuda::Decoder>),
+}
+
+impl Executor {
+    /// Loads weights to where `settings` place them.
+    ///
+    /// # Errors
+    /// [`Error::Weights`]; [`Error::Usage`] for keys and values of a type that a GPU has not, where one is required.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "there is one place alone"))]
+    pub(super) fn open(source: &Source, pool: &Pool, settings: &Settings) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if let Placement::Gpu { device, required } = &settings.placement {
+            match Self::on_gpu(source, pool, device, settings.cache) {
+                Err(Error::Weights(WeightsError::Unsupported(why)) | Error::Usage(why)) if !required => {
+                    tracing::warn!("the model runs on the CPU: {why}");
+                }
+                other => return other,
+            }
+        }
+        Ok(Self::Cpu(Arc::new(match source {
+            Source::Gguf(gguf) => Decoder::from_gguf(gguf, pool)?,
+            Source::Folder(path) => Decoder::open(path, pool)?,
+        })))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn on_gpu(source: &Source, pool: &Pool, device: &dreamseed_kernels::cuda::Device, cache: KvType) -> Result<Self> {
+        if cache != KvType::F16 {
+            let problem = format!("llm.cache = {cache:?}: keys and values on a GPU are f16; set llm.cache = \"f16\"");
+            return Err(Error::Usage(problem.to_lowercase()));
+        }
+        Ok(Self::Gpu(Arc::new(match source {
+            Source::Gguf(gguf) => cuda::Decoder::from_gguf(device, gguf, pool)?,
+            Source::Folder(path) => cuda::Decoder::open(device, path, pool)?,
+        })))
+    }
+
+    /// The model's shape and kind.
+    pub(super) fn config(&self) -> &Config {
+        match self {
+            Self::Cpu(decoder) => decoder.config(),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(decoder) => decoder.config(),
+        }
+    }
+
+    /// Number of weights.
+    pub(super) fn parameters(&self) -> u64 {
+        match self {
+            Self::Cpu(decoder) => decoder.weights().parameters(),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(decoder) => decoder.parameters(),
+        }
+    }
+
+    /// Whether sequences of up to `context` positions are rotated otherwise than short ones.
+    pub(super) fn is_long(&self, context: usize) -> bool {
+        match self {
+            Self::Cpu(decoder) => decoder.is_long(context),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(decoder) => decoder.is_long(context),
+        }
+    }
+
+    /// What passes of up to `rows` tokens run on, with room for `blocks` blocks of keys and values in `cache`. On the processor the
+    /// room is taken as it is needed, on a GPU at once.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "the processor takes room as it needs it"))]
+    pub(super) fn passes(&self, rows: usize, cache: KvType, blocks: usize) -> Result<Passes> {
+        Ok(match self {
+            Self::Cpu(decoder) => Passes {
+                rows,
+                runs: Runs::Cpu {
+                    store: KvStore::new(decoder.config().kv_shape(cache)),
+                    workspace: None,
+                    decoder: decoder.clone(),
+                },
+            },
+            #[cfg(feature = "cuda")]
+            Self::Gpu(decoder) => {
+                let state = Box::new(decoder.state(blocks, true).map_err(failed)?);
+                Passes { rows, runs: Runs::Gpu { state, decoder: decoder.clone() } }
+            }
+        })
+    }
+}
+
+/// Keys and values of all sequences, and the buffers of a pass. Made by [`Executor::passes`].
+pub(super) struct Passes {
+    rows: usize,
+    runs: Runs,
+}
+
+enum Runs {
+    Cpu {
+        decoder: Arc<Decoder>,
+        store: KvStore,
+        workspace: Option<Workspace>, // made for the first pass
+    },
+    #[cfg(feature = "cuda")]
+    Gpu { decoder: Arc<cuda::Decoder>, state: Box<cuda::State> },
+}
+
+impl Passes {
+    /// Most tokens of a pass.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Allows `blocks` blocks in all.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where there is no room; what there was stays.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "the processor takes room as it needs it"))]
+    pub(super) fn allow(&mut self, blocks: usize) -> Result<()> {
+        match &mut self.runs {
+            Runs::Cpu { .. } => Ok(()),
+            #[cfg(feature = "cuda")]
+            Runs::Gpu { decoder, state } => decoder.grow(state, blocks).map_err(failed),
+        }
+    }
+
+    /// Takes room for the first `blocks` of the allowed blocks.
+    pub(super) fn reserve(&mut self, blocks: usize) {
+        match &mut self.runs {
+            Runs::Cpu { store, .. } => store.reserve(blocks),
+            #[cfg(feature = "cuda")]
+            Runs::Gpu { .. } => {} // it has all that is allowed
+        }
+    }
+
+    /// Copies block `from` over block `to`.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub(super) fn copy(&mut self, from: u32, to: u32) -> Result<()> {
+        self.reserve(from.max(to) as usize + 1);
+        match &mut self.runs {
+            Runs::Cpu { store, .. } => {
+                store.copy(from, to);
+                Ok(())
+            }
+            #[cfg(feature = "cuda")]
+            Runs::Gpu { state, .. } => state.copy(from, to).map_err(failed),
+        }
+    }
+
+    /// One pass: (rows wanted, vocab) logits, slice by slice.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when a GPU fails; [`Error::Internal`] when a slice is not sound: the accounting is wrong.
+    pub(super) fn run(&mut self, pool: &Pool, slices: &[Slice]) -> Result<&[f32]> {
+        match &mut self.runs {
+            Runs::Cpu { decoder, store, workspace } => {
+                let workspace = workspace.get_or_insert_with(|| decoder.workspace(self.rows));
+                decoder.run(pool, workspace, store, slices).map_err(failed)
+            }
+            #[cfg(feature = "cuda")]
+            Runs::Gpu { decoder, state } => decoder.run(state, slices).map_err(failed),
+        }
+    }
+
+    /// What the last pass gave.
+    pub(super) fn logits(&self) -> &[f32] {
+        match &self.runs {
+            Runs::Cpu { workspace, .. } => workspace.as_ref().map_or(&[], Workspace::logits),
+            #[cfg(feature = "cuda")]
+            Runs::Gpu { state, .. } => state.logits(),
+        }
+    }
+}
+
+fn failed(error: decoder::Error) -> Error {
+    match error {
+        #[cfg(feature = "cuda")]
+        decoder::Error::Device(e) => Error::Device(e.to_string()),
+        other => Error::Internal(other.to_string()),
+    }
+}
