@@ -10,7 +10,10 @@ use dreamseed_models::{
     weights::gguf::Gguf,
 };
 
-use super::Settings;
+use super::{
+    Settings,
+    sampling::{Draw, Row},
+};
 use crate::{Error, Result};
 
 /// Where a model is to run.
@@ -123,8 +126,8 @@ impl Executor {
             },
             #[cfg(feature = "cuda")]
             Self::Gpu(decoder) => {
-                let state = Box::new(decoder.state(blocks, true).map_err(failed)?);
-                Passes { rows, runs: Runs::Gpu { state, decoder: decoder.clone() } }
+                let state = decoder.state(blocks, true).map_err(failed)?;
+                Passes { rows, runs: Runs::Gpu { state, decoder: decoder.clone(), choices: Vec::new() } }
             }
         })
     }
@@ -136,6 +139,7 @@ pub(super) struct Passes {
     runs: Runs,
 }
 
+#[cfg_attr(feature = "cuda", expect(clippy::large_enum_variant, reason = "a model has one or two of them"))]
 enum Runs {
     Cpu {
         decoder: Arc<Decoder>,
@@ -143,7 +147,7 @@ enum Runs {
         workspace: Option<Workspace>, // made for the first pass
     },
     #[cfg(feature = "cuda")]
-    Gpu { decoder: Arc<cuda::Decoder>, state: Box<cuda::State> },
+    Gpu { decoder: Arc<cuda::Decoder>, state: cuda::State, choices: Vec<dreamseed_kernels::cuda::Choice> },
 }
 
 impl Passes {
@@ -161,7 +165,7 @@ impl Passes {
         match &mut self.runs {
             Runs::Cpu { .. } => Ok(()),
             #[cfg(feature = "cuda")]
-            Runs::Gpu { decoder, state } => decoder.grow(state, blocks).map_err(failed),
+            Runs::Gpu { decoder, state, .. } => decoder.grow(state, blocks).map_err(failed),
         }
     }
 
@@ -190,28 +194,62 @@ impl Passes {
         }
     }
 
-    /// One pass: (rows wanted, vocab) logits, slice by slice.
+    /// One pass. `draws`: what the tokens after all rows that are wanted are to be chosen by, where that may be done where the logits
+    /// are; none: the logits are needed.
     ///
     /// # Errors
     /// [`Error::Device`] when a GPU fails; [`Error::Internal`] when a slice is not sound: the accounting is wrong.
-    pub(super) fn run(&mut self, pool: &Pool, slices: &[Slice]) -> Result<&[f32]> {
+    pub(super) fn run(&mut self, pool: &Pool, slices: &[Slice], draws: Option<&[Draw]>) -> Result<()> {
         match &mut self.runs {
             Runs::Cpu { decoder, store, workspace } => {
+                let _ = draws; // the logits are here
                 let workspace = workspace.get_or_insert_with(|| decoder.workspace(self.rows));
-                decoder.run(pool, workspace, store, slices).map_err(failed)
+                decoder.run(pool, workspace, store, slices).map(drop).map_err(failed)
             }
             #[cfg(feature = "cuda")]
-            Runs::Gpu { decoder, state } => decoder.run(state, slices).map_err(failed),
+            Runs::Gpu { decoder, state, choices } => match draws {
+                None => decoder.run(state, slices).map(drop).map_err(failed),
+                Some(draws) => {
+                    choices.clear();
+                    choices.extend(draws.iter().map(choice));
+                    decoder.choose(state, slices, choices).map(drop).map_err(failed)
+                }
+            },
         }
     }
 
-    /// What the last pass gave.
-    pub(super) fn logits(&self) -> &[f32] {
-        match &self.runs {
-            Runs::Cpu { workspace, .. } => workspace.as_ref().map_or(&[], Workspace::logits),
+    /// What the last pass gave, one for each row that was wanted, slice by slice.
+    pub(super) fn rows_wanted(&self) -> impl Iterator<Item = Row<'_>> {
+        let (logits, vocab) = match &self.runs {
+            Runs::Cpu { decoder, workspace, .. } => {
+                (workspace.as_ref().map_or(&[][..], Workspace::logits), decoder.config().vocab)
+            }
             #[cfg(feature = "cuda")]
-            Runs::Gpu { state, .. } => state.logits(),
-        }
+            Runs::Gpu { decoder, state, .. } => (state.logits(), decoder.config().vocab),
+        };
+        let logits = logits.chunks_exact(vocab).map(Row::Logits);
+        #[cfg(feature = "cuda")]
+        let logits = logits.chain(
+            match &self.runs {
+                Runs::Cpu { .. } => [].iter(),
+                Runs::Gpu { state, .. } => state.chosen().iter(),
+            }
+            .map(|c| Row::Chosen(u32::try_from(c.token).ok(), c.logprob)),
+        );
+        logits
+    }
+}
+
+/// A draw as the device takes it.
+#[cfg(feature = "cuda")]
+fn choice(draw: &Draw) -> dreamseed_kernels::cuda::Choice {
+    let s = &draw.sampling;
+    dreamseed_kernels::cuda::Choice {
+        uniform: draw.uniform,
+        temperature: s.temperature,
+        top_p: s.top_p,
+        ln_min_p: s.min_p.ln(), // of 0: all
+        top_k: s.top_k.min(i32::MAX as usize) as i32,
     }
 }
 

@@ -18,6 +18,7 @@ use super::{
     blocks::Blocks,
     executor::Passes,
     model::Core,
+    sampling::Row,
     scheduler::{Scheduler, Work},
     sequence::{Request, Sequence},
     sight::is_picture,
@@ -263,7 +264,12 @@ impl Loop {
         };
         let slices: Vec<Slice> = work.iter().map(slice).collect();
         let start = Instant::now();
-        let failed = self.passes.run(&self.core.pool, &slices).err();
+        // what a grammar or penalties choose needs the logits here; then all are fetched
+        let sequence = |w: &Work| &self.scheduler.running[w.sequence];
+        let mut draws = Vec::new();
+        let here =
+            work.iter().map(sequence).zip(work).filter(|(s, w)| s.pending() == w.tokens).all(|(s, _)| s.draws(&mut draws));
+        let failed = self.passes.run(&self.core.pool, &slices, here.then_some(&draws)).err();
         let (time, rows) = (start.elapsed(), work.iter().map(|w| w.tokens).sum::<usize>());
         drop(slices);
         for w in work {
@@ -280,17 +286,15 @@ impl Loop {
 
     /// Chooses tokens, publishes whole blocks, and lets go of those that are over.
     fn postprocess(&mut self, work: &[Work]) {
-        let vocab = self.core.executor.config().vocab;
-        let mut logits = self.passes.logits();
+        let mut rows = self.passes.rows_wanted();
         let mut over = Vec::new();
         for w in work {
             let s = &mut self.scheduler.running[w.sequence];
             let drafts = s.drafts.len();
             s.cached += w.tokens - drafts;
             if s.pending() == 0 {
-                let (own, rest) = logits.split_at((1 + drafts) * vocab);
-                logits = rest;
-                let outcome = s.choose(own, &self.core.tokenizer);
+                let own: Vec<Row> = rows.by_ref().take(1 + drafts).collect();
+                let outcome = s.choose(own.into_iter(), &self.core.tokenizer);
                 s.draft_cached = s.draft_cached.min(s.cached);
                 match outcome {
                     Ok(None) => {}

@@ -70,10 +70,30 @@ impl Sampling {
         }
     }
 
-    fn penalizes(&self) -> bool {
+    pub(super) fn penalizes(&self) -> bool {
         self.penalty_window > 0
             && (self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0)
     }
+}
+
+/// What a choice by [`Sampling`] without penalties depends on, the logits aside.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "a GPU reads it"))]
+pub(super) struct Draw {
+    /// How.
+    pub(super) sampling: Sampling,
+    /// 0 up to 1.
+    pub(super) uniform: f64,
+}
+
+/// What a row of a pass gave: its logits, or the token that was chosen by them where they are.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Row<'a> {
+    /// (vocab)
+    Logits(&'a [f32]),
+    /// `None` where no logit is a finite number; and its log-probability.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "a GPU makes it"))]
+    Chosen(Option<u32>, f32),
 }
 
 /// Chooses the tokens of one sequence.
@@ -116,6 +136,28 @@ impl Sampler {
             *count -= 1;
             if *count == 0 {
                 self.counts.remove(&old);
+            }
+        }
+    }
+
+    /// What the `ahead`-th token from here on will be chosen by. `None` where penalties change its logits.
+    pub(super) fn draw(&self, ahead: usize) -> Option<Draw> {
+        if self.sampling.penalizes() {
+            return None;
+        }
+        let mut random = self.random.wrapping_add((ahead as u64).wrapping_mul(GOLDEN));
+        Some(Draw { sampling: self.sampling, uniform: uniform(&mut random) })
+    }
+
+    /// The next token: that which was chosen by what [`Sampler::draw`] said, or by the row's logits.
+    pub(super) fn take(&mut self, row: Row) -> Option<u32> {
+        match row {
+            Row::Logits(logits) => self.sample(logits),
+            Row::Chosen(token, _) => {
+                if self.sampling.temperature > 0.0 {
+                    uniform(&mut self.random);
+                }
+                token
             }
         }
     }
@@ -185,7 +227,7 @@ impl Sampler {
         // 5. temperature, 6. draw
         let weight = |c: &(f32, u32)| f64::from((c.0 - max) / s.temperature).exp();
         let total: f64 = self.candidates[..kept].iter().map(weight).sum();
-        let mut left = self.uniform() * total;
+        let mut left = uniform(&mut self.random) * total;
         let drawn = self.candidates[..kept].iter().find(|c| {
             left -= weight(c);
             left < 0.0
@@ -204,15 +246,18 @@ impl Sampler {
         rest[..n].sort_unstable_by(descending);
         to
     }
+}
 
-    /// 0 up to 1 (SplitMix64, Steele et al. 2014).
-    fn uniform(&mut self) -> f64 {
-        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
-    }
+/// What SplitMix64 adds for each number.
+const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// 0 up to 1 (SplitMix64, Steele et al. 2014).
+fn uniform(random: &mut u64) -> f64 {
+    *random = random.wrapping_add(GOLDEN);
+    let mut z = *random;
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 fn best(candidates: impl Iterator<Item = (f32, u32)>) -> Option<u32> {
@@ -341,6 +386,19 @@ mod tests {
         }
         assert_eq!(Sampler::new(ALL).unwrap().sample_within(&logits, &Mask::default()), None);
         assert_eq!(Sampler::new(ALL).unwrap().sample_within(&[1.0], &Mask::of([0, 70].into_iter(), 90)), Some(0));
+    }
+
+    #[test]
+    fn draws_are_known_ahead() {
+        let mut sampler = Sampler::new(ALL).unwrap();
+        let ahead: Vec<f64> = (0..5).map(|i| sampler.draw(i).unwrap().uniform).collect();
+        for want in ahead {
+            let mut random = sampler.random;
+            assert_eq!(uniform(&mut random), want);
+            assert_eq!(sampler.take(Row::Chosen(Some(3), -1.0)), Some(3));
+            assert_eq!(sampler.random, random);
+        }
+        assert_eq!(Sampler::new(Sampling { presence_penalty: 1.0, ..ALL }).unwrap().draw(0), None);
     }
 
     #[test]

@@ -15,7 +15,11 @@ use dreamseed_models::{
 };
 
 use super::{
-    Constraint, Finish, Options, Sampler, Speculated, blocks::Table, sight::is_picture, speculate::DraftLength,
+    Constraint, Finish, Options, Sampler, Speculated,
+    blocks::Table,
+    sampling::{Draw, Row},
+    sight::is_picture,
+    speculate::DraftLength,
     text::TextStream,
 };
 use crate::{Error, Result};
@@ -193,20 +197,29 @@ impl Sequence {
         }
     }
 
-    /// Takes the logits after the last token and after each draft, (1 + drafts, vocab), and chooses tokens as far as the drafts were
-    /// right and one beyond. `Some` when the text is at its end.
+    /// What the tokens after the last one and after each of its drafts will be chosen by, one after the other, onto `draws`; `false`,
+    /// and nothing, where the logits themselves are needed.
+    pub(super) fn draws(&self, draws: &mut Vec<Draw>) -> bool {
+        let known = draws.len();
+        if self.constraint.is_none() {
+            draws.extend((0..=self.drafts.len()).map_while(|ahead| self.sampler.draw(ahead)));
+        }
+        draws.len() > known
+    }
+
+    /// Takes what came after the last token and after each draft, and chooses tokens as far as the drafts were right and one beyond.
+    /// `Some` when the text is at its end.
     ///
     /// # Errors
     /// When the logits are no finite numbers, or the grammar is too complex to go on.
-    pub(super) fn choose(&mut self, logits: &[f32], tokenizer: &Tokenizer) -> Result<Option<Finish>> {
+    pub(super) fn choose<'r>(&mut self, rows: impl Iterator<Item = Row<'r>>, tokenizer: &Tokenizer) -> Result<Option<Finish>> {
         let drafts = std::mem::take(&mut self.drafts);
-        let vocab = logits.len() / (drafts.len() + 1);
         let mut accepted = 0;
         let mut finish = None;
-        for (i, row) in logits.chunks_exact(vocab).enumerate() {
-            let token = match &mut self.constraint {
-                None => self.sampler.sample(row),
-                Some(constraint) => self.sampler.sample_within(row, constraint.mask()?),
+        for (i, row) in rows.enumerate() {
+            let token = match (&mut self.constraint, row) {
+                (Some(constraint), Row::Logits(logits)) => self.sampler.sample_within(logits, constraint.mask()?),
+                _ => self.sampler.take(row),
             };
             finish = self.push(token.ok_or_else(not_finite)?, row, tokenizer)?;
             if finish.is_some() || drafts.get(i) != token.as_ref() {
@@ -228,14 +241,17 @@ impl Sequence {
     }
 
     /// The text goes on by `token`; `Some` when that is its end.
-    fn push(&mut self, token: u32, logits: &[f32], tokenizer: &Tokenizer) -> Result<Option<Finish>> {
+    fn push(&mut self, token: u32, row: Row, tokenizer: &Tokenizer) -> Result<Option<Finish>> {
         let now = Instant::now();
         self.first.get_or_insert(now);
         if tokenizer.is_end(token) {
             return Ok(Some(Finish::Eos));
         }
         self.last = Some(now);
-        let logprob = self.options.logprobs.then(|| log_probability(logits, token));
+        let logprob = self.options.logprobs.then(|| match row {
+            Row::Logits(logits) => log_probability(logits, token),
+            Row::Chosen(_, logprob) => logprob,
+        });
         self.sampler.accept(token);
         let mut complete = false;
         if let Some(constraint) = &mut self.constraint {

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use dreamseed_kernels::Pool;
 use dreamseed_models::decoder::{Logits, Slice};
 
-use super::{blocks::Blocks, executor::Passes, model::Core, sequence::Sequence};
+use super::{blocks::Blocks, executor::Passes, model::Core, sampling::Draw, sequence::Sequence};
 use crate::{Error, Result};
 
 /// Most guesses in a pass.
@@ -139,7 +139,6 @@ impl Drafter {
         sequences: &mut [Sequence],
         lengths: &[usize],
     ) -> Result<usize> {
-        let vocab = self.core.executor.config().vocab;
         let mut guessing = Vec::new();
         for (i, (s, &length)) in sequences.iter_mut().zip(lengths).enumerate().filter(|(_, (_, length))| **length > 0) {
             if blocks.grow(&mut s.draft_table, s.tokens.len() + length) {
@@ -164,8 +163,11 @@ impl Drafter {
                 slices.push(Slice { tokens, past, context: s.context, blocks, logits, pictures: &[] });
             }
             let ran: Vec<(usize, bool)> = slices.iter().map(|s| (s.tokens.len(), s.logits == Logits::Last)).collect();
+            let last = slices.iter().zip(&guessing).filter(|(s, _)| s.logits == Logits::Last && !s.tokens.is_empty());
+            let draws: Option<Vec<Draw>> = last.map(|(_, (_, sampler))| sampler.draw(0)).collect();
             slices.retain(|s| !s.tokens.is_empty());
-            let mut logits = self.passes.run(pool, &slices)?;
+            self.passes.run(pool, &slices, draws.as_deref())?;
+            let mut rows = self.passes.rows_wanted();
             let mut ran = ran.into_iter();
             guessing.retain_mut(|(i, sampler)| {
                 let (s, (tokens, last)) = (&mut sequences[*i], ran.next().unwrap_or_default());
@@ -173,9 +175,7 @@ impl Drafter {
                 if !last {
                     return true;
                 }
-                let (own, rest) = logits.split_at(vocab);
-                logits = rest;
-                let Some(token) = sampler.sample(own) else { return false };
+                let Some(token) = rows.next().and_then(|row| sampler.take(row)) else { return false };
                 s.drafts.push(token);
                 guesses += 1;
                 sampler.accept(token);

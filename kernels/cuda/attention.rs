@@ -101,7 +101,7 @@ impl DeviceStore {
         Ok(RawStore {
             data: self.data.pointer(),
             tables: rows.tables.pointer(),
-            table: (rows.tables.len() / rows.positions.len().max(1)) as i32,
+            table: (rows.tables.len() / rows.most().max(1)) as i32,
             block: Self::block_elements(&self.shape) as u64,
             head: Self::head_elements(&self.shape) as u64,
             layer: layer as i32,
@@ -118,12 +118,8 @@ fn kernel(head_dim: usize) -> Result<&'static str> {
 
 /// What the rows of a pass are, on the device: a graph reads them anew at every replay.
 pub struct Rows {
-    /// (rows) tokens.
-    pub tokens: Buffer<i32>,
-    /// (rows) position in the sequence; negative for a row that is empty.
-    pub positions: Buffer<i32>,
-    /// (rows) rows of the tables of cosines and sines.
-    pub turns: Buffer<i32>,
+    /// (3, rows): tokens; positions in the sequence, negative for a row that is empty; rows of the tables of cosines and sines.
+    pub inputs: Buffer<i32>,
     /// (rows, longest) the blocks of each row's sequence. **Not checked on the device**: each must be a block of the store.
     pub tables: Buffer<i32>,
 }
@@ -135,16 +131,26 @@ impl Rows {
     /// Those of [`Device::zeros`].
     pub fn new(device: &Device, rows: usize, blocks: usize) -> Result<Self> {
         Ok(Self {
-            tokens: device.zeros(rows)?,
-            positions: device.upload(&vec![-1; rows])?,
-            turns: device.zeros(rows)?,
+            inputs: device.upload(&[vec![0; rows], vec![-1; rows], vec![0; rows]].concat())?,
             tables: device.zeros(rows * blocks)?,
         })
     }
 
+    /// Most rows.
+    fn most(&self) -> usize {
+        self.inputs.len() / 3
+    }
+
+    fn positions(&self) -> u64 {
+        self.inputs.pointer() + (self.most() * size_of::<i32>()) as u64
+    }
+
+    fn turns(&self) -> u64 {
+        self.positions() + (self.most() * size_of::<i32>()) as u64
+    }
+
     fn check(&self, rows: usize) -> Result<()> {
-        holds("positions", &self.positions, rows)?;
-        holds("turns", &self.turns, rows)
+        if rows <= self.most() { Ok(()) } else { Err(Error::Shape(format!("{rows} rows of at most {}", self.most()))) }
     }
 }
 
@@ -253,8 +259,8 @@ pub fn rope_append(
         k_norm: a.norms.k.map_or(0, Buffer::pointer),
         cos: a.turns.0.pointer(),
         sin: a.turns.1.pointer(),
-        positions: rows.positions.pointer(),
-        turns: rows.turns.pointer(),
+        positions: rows.positions(),
+        turns: rows.turns(),
         heads: a.heads as i32,
         rotary: a.rotary as i32,
         interleaved: (a.kind == RopeKind::Interleaved).into(),
@@ -331,7 +337,7 @@ pub fn attend(
     holds("counters", &counters.counters, count * kv_heads)?;
     let mut raw = RawAttend {
         q: a.q.pointer(),
-        positions: rows.positions.pointer(),
+        positions: rows.positions(),
         heads: a.heads as i32,
         window: a.window.map_or(0, |w| w.min(i32::MAX as usize) as i32),
         scale: a.scale,

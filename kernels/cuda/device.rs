@@ -392,7 +392,7 @@ mod sealed {
 macro_rules! elements {
     ($($t:ty),*) => { $(impl sealed::Sealed for $t {} impl Element for $t {})* };
 }
-elements!(f32, [f32; 2], f16, i8, u8, i32, u32);
+elements!(f32, [f32; 2], f16, i8, u8, i32, u32, super::sample::Choice, super::sample::Chosen);
 
 /// Memory on a device.
 pub struct Buffer<T: Element> {

@@ -11,10 +11,12 @@ mod attention;
 mod device;
 mod gemv;
 mod rows;
+mod sample;
 #[cfg(test)]
 mod tests;
 
 pub use attention::{Attend, Counters, DeviceStore, HeadNorms, RopeAppend, Rows, attend, rope_append};
 pub use device::{Buffer, Device, Element, Error, Graph, Info};
 pub use gemv::{DeviceMatrix, Gate, GemvInput, Part, Quantized, embed, gated, gemv};
-pub use rows::{add_norm, argmax, quantize, rms_norm, softcap};
+pub use rows::{add_norm, quantize, rms_norm, softcap};
+pub use sample::{Choice, Chosen, choose};

@@ -1,4 +1,4 @@
-// Operations on rows: norms with what follows them, rotary embedding, sums, the largest element. A block has one row.
+// Operations on rows: norms with what follows them, rotary embedding and sums. A block has one row.
 #include "common.cuh"
 
 // h = x / sqrt(mean(x^2) + eps) * weight, (m, k), and the same in 8 bits where q is not null. Grid (m).
@@ -42,33 +42,4 @@ extern "C" __global__ void __launch_bounds__(256) quantize(const float* x, int k
 // logits = cap * tanh(logits / cap)
 extern "C" __global__ void __launch_bounds__(256) softcap(float* x, int n, float cap) {
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) x[i] = cap * tanhf(x[i] / cap);
-}
-
-// The place of each row's largest element, the first of equal ones; what is not a number is never the largest. Grid (m).
-extern "C" __global__ void __launch_bounds__(1024) argmax(const float* x, int n, int* out) {
-    __shared__ float best[32];
-    __shared__ int place[32];
-    x += (size_t)blockIdx.x * n;
-    float v = -INFINITY;
-    int at = n;
-    for (int i = threadIdx.x; i < n; i += blockDim.x)
-        if (x[i] > v || (at == n && x[i] == v)) v = x[i], at = i;
-    auto reduce = [&] {
-#pragma unroll
-        for (int o = 16; o; o >>= 1) {
-            const float w = __shfl_xor_sync(ALL, v, o);
-            const int b = __shfl_xor_sync(ALL, at, o);
-            if (w > v || (w == v && b < at)) v = w, at = b;
-        }
-    };
-    reduce();
-    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
-    if (lane == 0) best[warp] = v, place[warp] = at;
-    __syncthreads();
-    if (warp == 0) {
-        v = lane < warps ? best[lane] : -INFINITY;
-        at = lane < warps ? place[lane] : n;
-        reduce();
-        if (lane == 0) out[blockIdx.x] = at < n ? at : 0;
-    }
 }

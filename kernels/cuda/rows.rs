@@ -96,16 +96,3 @@ pub fn softcap(device: &Device, x: &mut Buffer<f32>, n: usize, cap: f32) -> Resu
     // SAFETY: as above.
     unsafe { device.launch("softcap", [blocks, 1, 1], THREADS, 0, &mut args) }
 }
-
-/// The place of the largest element of each of `rows` rows of `n`, the first of equal ones.
-///
-/// # Errors
-/// As [`rms_norm`].
-pub fn argmax(device: &Device, rows: usize, x: &Buffer<f32>, n: usize, out: &mut Buffer<i32>) -> Result<()> {
-    holds("x", x, rows * n)?;
-    holds("the places", out, rows)?;
-    let (mut x, mut n, mut out) = (x.pointer(), n as i32, out.pointer());
-    let mut args: [*mut c_void; 3] = [from_mut(&mut x).cast(), from_mut(&mut n).cast(), from_mut(&mut out).cast()];
-    // SAFETY: as above.
-    unsafe { device.launch("argmax", [rows, 1, 1], 1024, 0, &mut args) }
-}

@@ -176,7 +176,7 @@ fn the_gate_is_activated_multiplied_and_quantized() {
 }
 
 #[test]
-fn embeddings_and_the_largest_logit() {
+fn embeddings_and_capped_logits() {
     let Some(device) = device() else { return };
     for kind in BlockType::ALL {
         let k = if kind.block().0 == 256 { 256 } else { 64 };
@@ -189,17 +189,100 @@ fn embeddings_and_the_largest_logit() {
         close(&format!("{kind:?}"), &read(&x, 4 * k), &want, 1e-6);
     }
     let n = 3001;
-    let mut logits = noise(12, 3 * n);
-    (logits[77], logits[2040]) = (5.0, 5.0);
-    logits[n + 2999] = 3.0;
-    logits[2 * n..].fill(f32::NEG_INFINITY);
-    logits[2 * n + 5] = f32::NAN;
-    let (mut x, mut out) = (device.upload(&logits).unwrap(), device.zeros(3).unwrap());
-    argmax(&device, 3, &x, n, &mut out).unwrap();
-    assert_eq!(read(&out, 3), [77, 2999, 0]);
+    let logits = noise(12, n);
+    let mut x = device.upload(&logits).unwrap();
     softcap(&device, &mut x, n, 2.0).unwrap();
-    let want: Vec<f64> = logits[..n].iter().map(|&v| 2.0 * (f64::from(v) / 2.0).tanh()).collect();
+    let want: Vec<f64> = logits.iter().map(|&v| 2.0 * (f64::from(v) / 2.0).tanh()).collect();
     close("softcap", &read(&x, n), &want, 1e-6);
+}
+
+/// The choice as the CPU's sampler makes it, by sorting.
+fn chosen_by_sorting(logits: &[f32], c: &Choice) -> i32 {
+    let mut all: Vec<(f32, i32)> = logits.iter().copied().zip(0..).filter(|l| l.0.is_finite()).collect();
+    let Some(best) = all.iter().copied().reduce(|a, b| if b.0 > a.0 { b } else { a }) else { return -1 };
+    if c.temperature == 0.0 {
+        return best.1;
+    }
+    if c.top_k > 0 || c.top_p < 1.0 {
+        all.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    }
+    all.truncate(if c.top_k > 0 { c.top_k as usize } else { all.len() });
+    let mass = |l: f32, t: f32| f64::from((l - best.0) / t).exp();
+    if c.top_p < 1.0 {
+        let goal = f64::from(c.top_p) * all.iter().map(|l| mass(l.0, 1.0)).sum::<f64>();
+        let mut sum = 0.0;
+        let reaches = |l: &(f32, i32)| {
+            sum += mass(l.0, 1.0);
+            sum >= goal
+        };
+        let kept = all.iter().position(reaches).map_or(all.len(), |last| last + 1);
+        all.truncate(kept);
+    }
+    all.retain(|l| l.0 >= best.0 + c.ln_min_p);
+    let mut left = c.uniform * all.iter().map(|l| mass(l.0, c.temperature)).sum::<f64>();
+    let drawn = all.iter().find(|l| {
+        left -= mass(l.0, c.temperature);
+        left < 0.0
+    });
+    drawn.unwrap_or(&all[0]).1
+}
+
+#[test]
+fn tokens_are_chosen_as_by_sorting() {
+    let Some(device) = device() else { return };
+    let all = Choice { uniform: 0.0, temperature: 1.0, top_p: 1.0, ln_min_p: f32::NEG_INFINITY, top_k: 0 };
+    let kinds = [
+        Choice { temperature: 0.0, ..all },
+        all,
+        Choice { temperature: 0.3, ..all },
+        Choice { top_k: 1, ..all },
+        Choice { top_k: 40, top_p: 0.95, ln_min_p: 0.05f32.ln(), ..all },
+        Choice { top_k: 5000, temperature: 2.0, ..all },
+        Choice { top_p: 0.5, ..all },
+        Choice { top_p: 1e-6, ..all },
+        Choice { top_p: 0.999, ln_min_p: 0.1f32.ln(), temperature: 0.7, ..all },
+        Choice { ln_min_p: 0.0, ..all },
+        Choice { top_k: 7, ln_min_p: 0.5f32.ln(), ..all },
+    ];
+    for n in [1, 31, 1025, 9001] {
+        let row = |seed: u32| -> Vec<f32> {
+            let mut x: Vec<f32> = noise(seed, n).iter().map(|v| 6.0 * v + (seed % 3) as f32 * 40.0 - 40.0).collect();
+            match seed % 5 {
+                0 => x.iter_mut().for_each(|v| *v = v.round()), // many are equal
+                1 => x.iter_mut().skip(1).step_by(3).for_each(|v| *v = [f32::NAN, f32::NEG_INFINITY, -3e38][seed as usize % 3]),
+                2 => x.iter_mut().step_by(2).for_each(|v| *v *= 1e-3),
+                3 if n > 1 => x[n / 2] = 1e4,
+                _ => {}
+            }
+            x
+        };
+        let rows = kinds.len();
+        for round in 0..6u32 {
+            let mut logits: Vec<f32> = (0..rows as u32).flat_map(|r| row(round * 100 + r)).collect();
+            if round == 5 {
+                logits[..n].fill(f32::INFINITY);
+                logits[n..2 * n].fill(f32::NAN);
+            }
+            let choices: Vec<Choice> = kinds
+                .iter()
+                .zip(noise(900 + round, rows))
+                .map(|(c, u)| Choice { uniform: [f64::from(u.abs()), 0.0, 0.999_999][round as usize % 3], ..*c })
+                .collect();
+            let (x, choices_on) = (device.upload(&logits).unwrap(), device.upload(&choices).unwrap());
+            let mut out = device.zeros(rows).unwrap();
+            choose(&device, rows, (&x, n), &choices_on, &mut out).unwrap();
+            for (r, (got, c)) in read(&out, rows).into_iter().zip(&choices).enumerate() {
+                let own = &logits[r * n..][..n];
+                assert_eq!(got.token, chosen_by_sorting(own, c), "{n} logits, round {round}, {c:?}");
+                if got.token >= 0 {
+                    let finite = || own.iter().filter(|l| l.is_finite()).map(|&l| f64::from(l));
+                    let max = finite().fold(f64::NEG_INFINITY, f64::max);
+                    let want = f64::from(own[got.token as usize]) - max - finite().map(|l| (l - max).exp()).sum::<f64>().ln();
+                    assert!((f64::from(got.logprob) - want).abs() < 1e-4 * want.abs().max(1.0), "{got:?} for {want}");
+                }
+            }
+        }
+    }
 }
 
 /// Plain attention of one query head over keys and values of positions `from..`.
@@ -252,8 +335,7 @@ fn keys_are_rotated_stored_and_attended() {
         // every position is appended, and the last ones of each sequence are attended
         for p in 0..length[0] {
             let at: Vec<i32> = length.iter().map(|&l| if p < l { p as i32 } else { -1 }).collect();
-            rows.positions.write(0, &at).unwrap();
-            rows.turns.write(0, &[p as i32; 2]).unwrap();
+            rows.inputs.write(2, &[at[0], at[1], p as i32, p as i32]).unwrap();
             let (q, k, v) = (
                 noise(p as u32, count * heads * dim),
                 noise(1000 + p as u32, count * kv_heads * dim),

@@ -7,13 +7,14 @@
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use dreamseed_kernels::{
     BlockType, KV_BLOCK, KvType, Pool,
     cuda::{
-        Attend, Buffer, Counters, Device, DeviceMatrix, DeviceStore, Error as Refusal, Gate, GemvInput, Graph, HeadNorms, Part,
-        Quantized, RopeAppend, Rows, add_norm, attend, embed, gated, gemv, quantize, rms_norm, rope_append, softcap,
+        Attend, Buffer, Choice, Chosen, Counters, Device, DeviceMatrix, DeviceStore, Error as Refusal, Gate, GemvInput, Graph,
+        HeadNorms, Part, Quantized, RopeAppend, Rows, add_norm, attend, choose, embed, gated, gemv, quantize, rms_norm,
+        rope_append, softcap,
     },
 };
 
@@ -79,19 +80,33 @@ struct Row {
 /// allocates on the device after it is made. Made by [`Decoder::state`].
 pub struct State {
     device: Device,
-    graphs: Option<[[Option<Graph>; 2]; BUCKETS.len()]>, // of each bucket its layers and its head
+    graphs: Option<[[Option<Graph>; 3]; BUCKETS.len()]>, // of each bucket its stages
     room: Room,
-    x: Buffer<f32>,             // (ROWS, dim) residual stream
-    h: Buffer<f32>,             // (ROWS, dim) normed
-    q: Buffer<f32>,             // (ROWS, heads, head_dim)
-    k: Buffer<f32>,             // (ROWS, kv_heads, head_dim)
-    v: Buffer<f32>,             // (ROWS, kv_heads, head_dim)
-    attended: Buffer<f32>,      // (ROWS, heads, head_dim)
-    gate: Buffer<f32>,          // (ROWS, hidden)
-    codes: Codes,               // h, attended and gate in 8 bits
-    device_logits: Buffer<f32>, // (ROWS, vocab)
-    logits: Vec<f32>,           // (rows wanted, vocab)
+    x: Buffer<f32>,                // (ROWS, dim) residual stream
+    h: Buffer<f32>,                // (ROWS, dim) normed
+    q: Buffer<f32>,                // (ROWS, heads, head_dim)
+    k: Buffer<f32>,                // (ROWS, kv_heads, head_dim)
+    v: Buffer<f32>,                // (ROWS, kv_heads, head_dim)
+    attended: Buffer<f32>,         // (ROWS, heads, head_dim)
+    gate: Buffer<f32>,             // (ROWS, hidden)
+    codes: Codes,                  // h, attended and gate in 8 bits
+    device_logits: Buffer<f32>,    // (ROWS, vocab)
+    choices: Buffer<Choice>,       // (ROWS)
+    device_chosen: Buffer<Chosen>, // (ROWS)
+    logits: Vec<f32>,              // (rows wanted, vocab)
+    chosen: Vec<Chosen>,           // (rows wanted)
     pending: Vec<Row>,
+}
+
+/// What of a pass is captured together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// All before the head.
+    Layers,
+    /// Logits.
+    Head,
+    /// Logits and the tokens chosen by them.
+    Choice,
 }
 
 /// What grows with the number of blocks.
@@ -202,7 +217,10 @@ impl Decoder {
             gate: zeros(hidden)?,
             codes: Codes { h: codes(dim)?, attended: Quantized::new(&device, ROWS, q_dim)?, gate: codes(hidden)? },
             device_logits: zeros(vocab)?,
+            choices: device.zeros(ROWS)?,
+            device_chosen: device.zeros(ROWS)?,
             logits: Vec::new(),
+            chosen: Vec::new(),
             pending: Vec::new(),
             device,
         })
@@ -252,8 +270,28 @@ impl Decoder {
     /// # Errors
     /// [`Error`], before anything runs where a slice is not sound. What the store holds of positions before the new ones is as before.
     pub fn run<'s>(&self, state: &'s mut State, slices: &[Slice]) -> Result<&'s [f32], Error> {
+        self.pass(state, slices, None)?;
+        Ok(&state.logits)
+    }
+
+    /// As [`Decoder::run`], but the next tokens are chosen on the device, and nothing else comes back: one for each row whose logits
+    /// are wanted, by as many `choices`.
+    ///
+    /// # Errors
+    /// As [`Decoder::run`]; [`Error::Device`] for another number of choices.
+    pub fn choose<'s>(&self, state: &'s mut State, slices: &[Slice], choices: &[Choice]) -> Result<&'s [Chosen], Error> {
+        let wanted: usize = slices.iter().map(|s| s.wanted().len()).sum();
+        if wanted != choices.len() {
+            return Err(Refusal::Shape(format!("{} choices for {wanted} rows", choices.len())).into());
+        }
+        self.pass(state, slices, Some(choices))?;
+        Ok(&state.chosen)
+    }
+
+    fn pass(&self, state: &mut State, slices: &[Slice], choices: Option<&[Choice]>) -> Result<(), Error> {
         slices.iter().try_for_each(|s| self.check(state, s))?;
         state.logits.clear();
+        state.chosen.clear();
         state.pending.clear();
         for (slice, s) in slices.iter().enumerate() {
             let (wanted, behind) = (s.wanted(), if self.is_long(s.context) { state.blocks() * KV_BLOCK } else { 0 });
@@ -263,12 +301,12 @@ impl Decoder {
             }));
         }
         for from in (0..state.pending.len()).step_by(ROWS) {
-            if let Err(e) = self.launch(state, slices, from) {
+            if let Err(e) = self.launch(state, slices, from, choices) {
                 state.room.tables.fill(-1); // what is on the device now is not known
                 return Err(e);
             }
         }
-        Ok(&state.logits)
+        Ok(())
     }
 
     /// That every row of a slice lies within the model, the store and its tables: kernels do not look.
@@ -294,8 +332,8 @@ impl Decoder {
         }
     }
 
-    /// Runs up to [`ROWS`] of the pending rows, and fetches the logits that are wanted of them.
-    fn launch(&self, state: &mut State, slices: &[Slice], from: usize) -> Result<(), Error> {
+    /// Runs up to [`ROWS`] of the pending rows, and fetches the logits that are wanted of them, or the tokens chosen by them.
+    fn launch(&self, state: &mut State, slices: &[Slice], from: usize, choices: Option<&[Choice]>) -> Result<(), Error> {
         let rows = &state.pending[from..state.pending.len().min(from + ROWS)];
         let count = rows.len();
         let bucket = BUCKETS.iter().position(|&b| b >= count).unwrap_or(BUCKETS.len() - 1);
@@ -309,21 +347,44 @@ impl Decoder {
                 *known = block as i32;
             }
         }
-        state.room.rows.tokens.write(0, &inputs[0])?;
-        state.room.rows.positions.write(0, &inputs[1])?;
-        state.room.rows.turns.write(0, &inputs[2])?;
+        state.room.rows.inputs.write(0, inputs.as_flattened())?;
         if moved {
             state.room.rows.tables.write(0, &state.room.tables)?;
         }
-        self.replay(state, bucket, false)?;
-        if !state.pending[from..from + count].iter().any(|r| r.wanted) {
-            return Ok(());
+        self.replay(state, bucket, Stage::Layers)?;
+        let rows = from..from + count;
+        match choices {
+            _ if !state.pending[rows.clone()].iter().any(|r| r.wanted) => Ok(()),
+            Some(choices) => self.choose_rows(state, bucket, rows, choices),
+            None => self.read_logits(state, bucket, rows),
         }
-        self.replay(state, bucket, true)?;
+    }
+
+    /// Chooses tokens of the pending rows that are wanted; `choices`: of all wanted rows of the pass.
+    fn choose_rows(&self, state: &mut State, bucket: usize, rows: Range<usize>, choices: &[Choice]) -> Result<(), Error> {
+        let (mut own, mut next) = ([Choice::default(); ROWS], state.chosen.len());
+        for (choice, row) in own.iter_mut().zip(&state.pending[rows.clone()]) {
+            if row.wanted {
+                *choice = choices[next];
+                next += 1;
+            }
+        }
+        state.choices.write(0, &own)?;
+        self.replay(state, bucket, Stage::Choice)?;
+        let mut chosen = [Chosen::default(); ROWS];
+        state.device_chosen.read(0, &mut chosen)?;
+        let wanted = chosen.iter().zip(&state.pending[rows]).filter(|(_, row)| row.wanted);
+        state.chosen.extend(wanted.map(|(chosen, _)| chosen));
+        Ok(())
+    }
+
+    /// Fetches the logits of the pending rows that are wanted.
+    fn read_logits(&self, state: &mut State, bucket: usize, rows: Range<usize>) -> Result<(), Error> {
+        self.replay(state, bucket, Stage::Head)?;
         let vocab = self.config.vocab;
         // rows that lie together are read together
         let mut row = 0;
-        for run in state.pending[from..from + count].chunk_by(|a, b| a.wanted == b.wanted) {
+        for run in state.pending[rows].chunk_by(|a, b| a.wanted == b.wanted) {
             if run[0].wanted {
                 let at = state.logits.len();
                 state.logits.resize(at + run.len() * vocab, 0.0);
@@ -334,27 +395,27 @@ impl Decoder {
         Ok(())
     }
 
-    /// The layers of a bucket, or its head: by its graph where there are graphs, captured the first time.
-    fn replay(&self, state: &mut State, bucket: usize, head: bool) -> Result<(), Error> {
-        let missing = state.graphs.as_ref().map(|g| g[bucket][usize::from(head)].is_none());
+    /// A stage of a bucket: by its graph where there are graphs, captured the first time.
+    fn replay(&self, state: &mut State, bucket: usize, stage: Stage) -> Result<(), Error> {
+        let missing = state.graphs.as_ref().map(|g| g[bucket][stage as usize].is_none());
         if missing == Some(true) {
-            let graph = state.device.clone().capture(|| self.part(state, BUCKETS[bucket], head))?;
+            let graph = state.device.clone().capture(|| self.launches(state, BUCKETS[bucket], stage))?;
             if let Some(graphs) = &mut state.graphs {
-                graphs[bucket][usize::from(head)] = Some(graph);
+                graphs[bucket][stage as usize] = Some(graph);
             }
         }
-        match state.graphs.as_ref().and_then(|g| g[bucket][usize::from(head)].as_ref()) {
+        match state.graphs.as_ref().and_then(|g| g[bucket][stage as usize].as_ref()) {
             Some(graph) => Ok(graph.replay()?),
-            None => Ok(self.part(state, BUCKETS[bucket], head)?),
+            None => Ok(self.launches(state, BUCKETS[bucket], stage)?),
         }
     }
 
-    /// Launches the plan's head, or all before it, over `n` rows.
-    fn part(&self, state: &mut State, n: usize, head: bool) -> Result<(), Refusal> {
-        self.plan.iter().filter(|op| (**op == Op::Head) == head).try_for_each(|op| match *op {
+    /// Launches a stage over `n` rows.
+    fn launches(&self, state: &mut State, n: usize, stage: Stage) -> Result<(), Refusal> {
+        self.plan.iter().filter(|op| (**op == Op::Head) == (stage != Stage::Layers)).try_for_each(|op| match *op {
             Op::Embed => {
                 let (table, scale) = (&self.weights.embeddings, self.config.embedding_scale);
-                embed(&state.device, n, table, scale, &state.room.rows.tokens, &mut state.x)
+                embed(&state.device, n, table, scale, &state.room.rows.inputs, &mut state.x)
             }
             Op::NormQkv(layer) => self.norm_qkv(state, layer, n),
             Op::RopeAppend(layer) => self.rope_append(state, layer, n),
@@ -365,7 +426,12 @@ impl Decoder {
             // models with experts are not opened, and without pictures there is nothing to add
             Op::Experts(_) | Op::Deep(_) => Ok(()),
             Op::Head => self.head(state, n),
-        })
+        })?;
+        if stage == Stage::Choice {
+            let logits = (&state.device_logits, self.config.vocab);
+            choose(&state.device, n, logits, &state.choices, &mut state.device_chosen)?;
+        }
+        Ok(())
     }
 
     /// What a product of the normed residual stream takes: of one row the norm is part of the product.
@@ -502,12 +568,17 @@ impl State {
     /// Launches of a pass over `rows` rows as they were captured: its layers, its head. `None` before the first pass of this size.
     pub fn launches(&self, rows: usize) -> Option<[usize; 2]> {
         let bucket = BUCKETS.iter().position(|&b| b >= rows)?;
-        let [layers, head] = self.graphs.as_ref()?.get(bucket)?;
+        let [layers, head, _] = self.graphs.as_ref()?.get(bucket)?;
         Some([layers.as_ref()?.launches(), head.as_ref()?.launches()])
     }
 
-    /// What the last pass gave: (rows wanted, vocab).
+    /// What the last [`Decoder::run`] gave: (rows wanted, vocab).
     pub fn logits(&self) -> &[f32] {
         &self.logits
+    }
+
+    /// What the last [`Decoder::choose`] gave: one for each row that was wanted.
+    pub fn chosen(&self) -> &[Chosen] {
+        &self.chosen
     }
 }

@@ -33,6 +33,7 @@ fn every_dense_family_decodes_as_on_the_processor() {
         store.reserve(6);
         let mut state = gpu.state(6, true).unwrap();
         let mut plain = gpu.state(6, false).unwrap();
+        let mut choosing = gpu.state(6, true).unwrap();
         let tokens: Vec<u32> = (0..150).map(|i| i * 11 % 50).collect();
         let slice = |tokens, past, blocks, logits| Slice { tokens, past, context: 256, blocks, logits, pictures: &[] };
         // a prompt that ends in its second block beside a short one; then one token and drafts of the other; then one alone
@@ -53,6 +54,11 @@ fn every_dense_family_decodes_as_on_the_processor() {
             // a replayed graph gives what the launches themselves give, bit by bit
             if arch == "llama" {
                 assert_eq!(gpu.run(&mut plain, pass).unwrap(), got);
+                // and the tokens chosen where the logits are, one for each row
+                let wanted = want.len() / cpu.config().vocab;
+                let best: Vec<i32> = got.chunks(cpu.config().vocab).map(|l| argmax(l) as i32).collect();
+                let chosen = gpu.choose(&mut choosing, pass, &vec![Choice::default(); wanted]).unwrap();
+                assert_eq!(chosen.iter().map(|c| c.token).collect::<Vec<_>>(), best, "{arch} pass {i}");
             }
         }
         // a copied block serves a sequence that goes on otherwise
@@ -110,6 +116,8 @@ fn what_is_not_sound_is_refused_before_anything_runs() {
     assert_eq!(refused(&mut state, slice(&[50], 0, &[0])), Error::Token { token: 50, vocab: 50 });
     assert_eq!(refused(&mut state, slice(&[1], 128, &[0])), Error::Context { past: 128, new: 1, context: 128 });
     assert!(matches!(refused(&mut state, slice(&[1], 0, &[2])), Error::Device(Refusal::Shape(_))));
+    let two = [Choice::default(); 2];
+    assert!(matches!(gpu.choose(&mut state, &[slice(&[1], 0, &[0])], &two), Err(Error::Device(Refusal::Shape(_)))));
     assert!(matches!(gpu.state(usize::MAX / 1000, false).map(drop), Err(Error::Device(_))));
     let (_dir, path) = model("qwen3moe", &WIDE).file();
     assert!(Decoder::open(&device, &path, &pool).map(drop).unwrap_err().to_string().contains("experts"));
