@@ -140,7 +140,9 @@ fn row_cost(rows_per_second: &[f64]) -> f64 {
 /// The `x >= 0` that makes `sum (row x - 1)^2` least: of every choice of columns that may be above 0, the best whose solution is. The
 /// first two (bytes) always are.
 fn nonnegative(rows: &[[f64; COLUMNS]]) -> Option<[f64; COLUMNS]> {
-    let loss = |x: &[f64; COLUMNS]| rows.iter().map(|r| r.iter().zip(x).map(|(a, b)| a * b).sum::<f64>() - 1.0).map(|e| e * e).sum::<f64>();
+    let loss = |x: &[f64; COLUMNS]| {
+        rows.iter().map(|r| r.iter().zip(x).map(|(a, b)| a * b).sum::<f64>() - 1.0).map(|e| e * e).sum::<f64>()
+    };
     let choices = (0..1u32 << (COLUMNS - 2)).map(|rest| 0b11 | rest << 2);
     let solved = choices.filter_map(|choice| least_squares(rows, choice)).filter(|x| x.iter().all(|v| *v >= 0.0));
     solved.min_by(|a, b| loss(a).total_cmp(&loss(b)))
@@ -195,7 +197,13 @@ mod tests {
             .map(|i| {
                 let f = f64::from(i);
                 let bytes = 0.002 + 0.001 * (f * 1.7).sin().abs();
-                let row = [if i % 2 == 0 { bytes } else { 0.0 }, if i % 2 == 1 { bytes } else { 0.0 }, 700.0 + 90.0 * (f * 2.3).cos(), f64::from(i % 3) * 50.0, 1.0];
+                let row = [
+                    if i % 2 == 0 { bytes } else { 0.0 },
+                    if i % 2 == 1 { bytes } else { 0.0 },
+                    700.0 + 90.0 * (f * 2.3).cos(),
+                    f64::from(i % 3) * 50.0,
+                    1.0,
+                ];
                 let seconds: f64 = row.iter().zip(&truth).map(|(a, b)| a * b).sum();
                 row.map(|v| v / seconds)
             })
@@ -213,13 +221,23 @@ mod tests {
         let c = fitted.costs;
         for figure in &fitted.figures {
             let held = if figure.held { "held" } else { "fitted" };
-            println!("{:10} {:20} {held:6} {:7.1} {:7.1} {:+.1}%", figure.gpu, figure.model, figure.tokens_per_second, figure.predicted, 100.0 * figure.error());
+            println!(
+                "{:10} {:20} {held:6} {:7.1} {:7.1} {:+.1}%",
+                figure.gpu,
+                figure.model,
+                figure.tokens_per_second,
+                figure.predicted,
+                100.0 * figure.error()
+            );
         }
         println!("{c:?} {:?} {:?}", fitted.errors(false), fitted.errors(true));
         assert!((0.5..1.0).contains(&c.gddr_share) && (0.3..1.0).contains(&c.hbm_share), "{c:?}");
         assert!((0.0..10.0).contains(&c.node_us) && (0.05..0.12).contains(&c.row), "{c:?}");
         let ((mean, worst, n), (held_mean, held_worst, held)) = (fitted.errors(false), fitted.errors(true));
         assert!(n >= 20 && mean < 0.06 && worst < 0.2, "{n} fitted figures: {mean:.3}, at worst {worst:.3}");
-        assert!(held >= 15 && held_mean < 0.12 && held_worst < 0.35, "{held} held figures: {held_mean:.3}, at worst {held_worst:.3}");
+        assert!(
+            held >= 15 && held_mean < 0.12 && held_worst < 0.35,
+            "{held} held figures: {held_mean:.3}, at worst {held_worst:.3}"
+        );
     }
 }

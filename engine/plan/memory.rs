@@ -56,7 +56,9 @@ pub struct Fit {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Nothing is wished, or more than the model can.
-    #[error("{positions} positions of {sequences} sequences are wished; 1 to {context} positions, which the model was trained on, and at least 1 sequence are allowed")]
+    #[error(
+        "{positions} positions of {sequences} sequences are wished; 1 to {context} positions, which the model was trained on, and at least 1 sequence are allowed"
+    )]
     Wish {
         /// Wished.
         positions: u64,

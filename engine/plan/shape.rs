@@ -9,7 +9,7 @@ use dreamseed_models::{
     weights::{self, gguf::Gguf},
 };
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::Value;
 
 use crate::{Error, Result, router::Tier};
 
@@ -208,15 +208,14 @@ impl Shape {
     /// [`Error::Usage`] with the names there are.
     pub fn published(id: &str) -> Result<Self> {
         #[derive(Deserialize)]
-        struct Entry<'a> {
-            id: &'a str,
-            #[serde(borrow)]
-            config: &'a RawValue,
+        struct Entry {
+            id: String,
+            config: Value,
         }
         let entries: Vec<Entry> = serde_json::from_str(SHAPES).map_err(|e| Error::Internal(format!("shapes.json: {e}")))?;
-        let found = entries.iter().find_map(|e| Some((e, id.strip_prefix(e.id)?.strip_prefix('-')?)));
+        let found = entries.iter().find_map(|e| Some((e, id.strip_prefix(&e.id)?.strip_prefix('-')?)));
         let Some((entry, mix)) = found else {
-            let ids: Vec<_> = entries.iter().map(|e| e.id).collect();
+            let ids: Vec<_> = entries.iter().map(|e| e.id.as_str()).collect();
             return Err(Error::Usage(format!(
                 "no shape is known of {id:?}: give a GGUF file, a folder with a config.json, or one of {} followed by a type, as \
                  llama3-8b-q4_k_m",
@@ -224,7 +223,7 @@ impl Shape {
             )));
         };
         let mix = Mix::named(mix)?;
-        Self::checked(id.into(), Config::from_json(entry.config.get().as_bytes())?, |config| Weights::of(config, mix))
+        Self::checked(id.into(), Config::from_json(entry.config.to_string().as_bytes())?, |config| Weights::of(config, mix))
     }
 
     fn checked(name: String, config: Config, weights: impl Fn(&Config) -> Weights) -> Result<Self> {
