@@ -57,7 +57,8 @@ pub struct Fit {
 pub enum Refusal {
     /// Nothing is wished, or more than the model can.
     #[error(
-        "{positions} positions of {sequences} sequences are wished; 1 to {context} positions, which the model was trained on, and at least 1 sequence are allowed"
+        "{positions} positions of {sequences} sequences are wished; 1 to {context} positions, which the model was \
+         trained on, and at least 1 sequence are allowed"
     )]
     Wish {
         /// Wished.
@@ -68,7 +69,10 @@ pub enum Refusal {
         context: u64,
     },
     /// The weights alone are too large.
-    #[error("{} are needed for weights and buffers alone, and {} are free: {} too few; take a smaller model or fewer bits", gb(*.needed), gb(*.free), gb(.needed.saturating_sub(*.free)))]
+    #[error(
+        "{} are needed for weights and buffers alone, and {} are free: {} too few; take a smaller model or fewer bits",
+        gb(*.needed), gb(*.free), gb(.needed.saturating_sub(*.free))
+    )]
     Weights {
         /// Bytes.
         needed: u64,
@@ -76,7 +80,10 @@ pub enum Refusal {
         free: u64,
     },
     /// Keys and values are.
-    #[error("{} are needed, and {} are free: {} too few; {} fit", gb(*.needed), gb(*.free), gb(.needed.saturating_sub(*.free)), smaller(*.most_positions, *.most_sequences, .wish))]
+    #[error(
+        "{} are needed, and {} are free: {} too few; {} fit",
+        gb(*.needed), gb(*.free), gb(.needed.saturating_sub(*.free)), smaller(*.most_positions, *.most_sequences, .wish)
+    )]
     Context {
         /// Bytes.
         needed: u64,
@@ -145,16 +152,26 @@ pub fn need(config: &Config, layers: u64, weights: u64, multiprocessors: u64, wi
     Need { weights, kv, workspace: workspace(config, multiprocessors, blocks) }
 }
 
+/// Whether a wish is within what the model can.
+///
+/// # Errors
+/// [`Refusal::Wish`].
+pub fn check(config: &Config, wish: Wish) -> Result<(), Refusal> {
+    let (Wish { sequences, positions }, context) = (wish, config.context as u64);
+    match sequences > 0 && (1..=context).contains(&positions) {
+        true => Ok(()),
+        false => Err(Refusal::Wish { positions, sequences, context }),
+    }
+}
+
 /// Whether a wish fits into `free` bytes (of a context that is there already) beside `weights` bytes of weights, and how much more or
 /// less would.
 ///
 /// # Errors
 /// [`Refusal`] with the numbers.
 pub fn budget(free: u64, config: &Config, weights: u64, multiprocessors: u64, wish: Wish) -> Result<Fit, Refusal> {
+    check(config, wish)?;
     let (Wish { sequences, positions }, context) = (wish, config.context as u64);
-    if sequences == 0 || positions == 0 || positions > context {
-        return Err(Refusal::Wish { positions, sequences, context });
-    }
     let of = |wish| need(config, config.layers as u64, weights, multiprocessors, wish);
     let fits = |wish| of(wish).total() <= free;
     let most_blocks = most(blocks_of(context), |n| fits(Wish { sequences, positions: n * KV_BLOCK as u64 }));

@@ -15,6 +15,9 @@ pub mod split;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
+use dreamseed_models::decoder::Config;
 use serde::Serialize;
 
 use memory::{CONTEXT, Need, Wish};
@@ -160,11 +163,11 @@ pub fn plan(costs: &Costs, request: &Request) -> Plan {
     plan.total_per_second = plan.tokens_per_second.map(|t| t * wish.sequences as f64);
     if let (Some(d), Some(first)) = (draft, places.first()) {
         let guess = Request { places: std::slice::from_ref(first), shape: &d.shape, wish, draft: None };
-        let whole = [0..d.shape.config.layers];
+        let whole = 0..d.shape.config.layers;
         let verified = tokens_per_verification(d.acceptance, d.guesses);
         let of = |slow| {
             let pass = step(costs, request, &stages, d.guesses + 1, slow);
-            verified / (pass + d.guesses as f64 * step(costs, &guess, &whole, 1, slow))
+            verified / (pass + d.guesses as f64 * step(costs, &guess, std::slice::from_ref(&whole), 1, slow))
         };
         plan.speculative = (wish.sequences == 1).then(|| [of(true), of(false)]);
     }
@@ -183,22 +186,23 @@ fn draft_bytes(draft: &Draft, places: &[Place], wish: Wish) -> u64 {
 }
 
 /// Which layers lie where, and what that needs; where they do not fit, as if all lay on the first.
-fn lay_out(plan: &mut Plan, places: &[Place], shape: &Shape, wish: Wish) -> Vec<std::ops::Range<usize>> {
+fn lay_out(plan: &mut Plan, places: &[Place], shape: &Shape, wish: Wish) -> Vec<Range<usize>> {
     let (config, weights) = (&shape.config, &shape.weights);
     let device = |p: &Place, need| Device { gpu: p.gpu.name, layers: [0, 0], need, draft: 0, free: p.free };
     let outcome = match places {
         [one] => memory::budget(one.free, config, weights.total(), one.gpu.multiprocessors, wish)
             .map(|fit| {
                 (plan.most_positions, plan.most_sequences) = (Some(fit.most_positions), Some(fit.most_sequences));
-                (vec![device(one, fit.need)], vec![0..config.layers])
+                (vec![device(one, fit.need)], whole(config))
             })
             .map_err(|e| e.to_string()),
-        several => split::split(several, config, weights, wish)
+        several => memory::check(config, wish)
+            .map_err(|e| e.to_string())
+            .and_then(|()| split::split(several, config, weights, wish).map_err(|e| e.to_string()))
             .map(|stages| {
                 let devices = several.iter().zip(&stages).map(|(p, s)| device(p, s.need)).collect();
                 (devices, stages.into_iter().map(|s| s.layers).collect())
-            })
-            .map_err(|e| e.to_string()),
+            }),
     };
     match outcome {
         Ok((devices, layers)) => {
@@ -207,18 +211,23 @@ fn lay_out(plan: &mut Plan, places: &[Place], shape: &Shape, wish: Wish) -> Vec<
         }
         Err(problem) => {
             plan.problem = Some(problem);
-            vec![0..config.layers]
+            whole(config)
         }
     }
 }
 
+/// All layers on one device.
+fn whole(config: &Config) -> Vec<Range<usize>> {
+    std::iter::once(0..config.layers).collect()
+}
+
 /// Seconds of a pass of `rows` rows, stage after stage. `slow`: with llama.cpp's nodes.
-fn step(costs: &Costs, request: &Request, stages: &[std::ops::Range<usize>], rows: u64, slow: bool) -> f64 {
+fn step(costs: &Costs, request: &Request, stages: &[Range<usize>], rows: u64, slow: bool) -> f64 {
     let Request { places, shape, wish, .. } = request;
     let (config, last) = (&shape.config, stages.len().saturating_sub(1));
     // rows of a verification are of one sequence and read its cache once
     let sequences = rows.min(wish.sequences);
-    let stage = |(i, layers): (usize, &std::ops::Range<usize>)| {
+    let stage = |(i, layers): (usize, &Range<usize>)| {
         let head = if i == last { shape.weights.head + if config.tied { shape.weights.embeddings } else { 0 } } else { 0 };
         let count = layers.len() as u64;
         let pass = Pass {

@@ -15,6 +15,8 @@ use crate::{Error, Result, router::Tier};
 
 /// Most layers that a plan is made for: far above any model's.
 const MAX_LAYERS: usize = 4096;
+/// Largest width or vocabulary, so that no product of theirs overflows.
+const MAX_WIDTH: usize = 1 << 22;
 /// The published models.
 const SHAPES: &str = include_str!("shapes.json");
 
@@ -155,13 +157,17 @@ impl Weights {
     }
 
     /// Of the tensors that a GGUF file's header tells of.
-    fn of_gguf(gguf: &Gguf, config: &Config) -> Self {
+    fn of_gguf(gguf: &Gguf, config: &Config) -> Result<Self> {
         let mut weights = Self { layers: vec![0; config.layers], embeddings: 0, head: 0, parameters: 0 };
         for name in gguf.tensor_names() {
             let Some(info) = gguf.tensor(name) else { continue };
-            let (per, bytes) = info.kind.unwrap_or(BlockType::F32).block();
-            // vectors lie in f32 whatever the file has
-            let bytes = if info.dims.len() < 2 { 4 * info.elements() } else { info.elements() / per as u64 * bytes as u64 };
+            let bytes = match info.dims[..] {
+                [cols, rows] => {
+                    let (per, bytes) = gguf.kind(name, rows as usize, cols as usize)?.block();
+                    info.elements() / per as u64 * bytes as u64
+                }
+                _ => 4 * info.elements(), // vectors lie in f32 whatever the file has
+            };
             let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
             match layer.map(|i| weights.layers.get_mut(i)) {
                 Some(Some(sum)) => *sum += bytes,
@@ -172,7 +178,7 @@ impl Weights {
             }
             weights.parameters += info.elements();
         }
-        weights
+        Ok(weights)
     }
 
     /// All of them.
@@ -196,7 +202,7 @@ impl Shape {
         let json = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
         if json.extension().is_some_and(|e| e == "json") {
             let text = weights::read_whole(&json, weights::TEXT).map_err(|source| Error::Io { path: json.clone(), source })?;
-            return Self::checked(name, Config::from_json(&text)?, |config| Weights::of(config, mix));
+            return Self::checked(name, Config::from_json(&text)?, |config| Ok(Weights::of(config, mix)));
         }
         let gguf = Gguf::open(path)?;
         Self::checked(name, Config::from_gguf(&gguf)?, |config| Weights::of_gguf(&gguf, config))
@@ -223,17 +229,24 @@ impl Shape {
             )));
         };
         let mix = Mix::named(mix)?;
-        Self::checked(id.into(), Config::from_json(entry.config.to_string().as_bytes())?, |config| Weights::of(config, mix))
+        Self::checked(id.into(), Config::from_json(entry.config.to_string().as_bytes())?, |config| Ok(Weights::of(config, mix)))
     }
 
-    fn checked(name: String, config: Config, weights: impl Fn(&Config) -> Weights) -> Result<Self> {
+    fn checked(name: String, config: Config, weights: impl Fn(&Config) -> Result<Weights>) -> Result<Self> {
         if config.experts.is_some() {
             return Err(Error::Usage(format!("{name} is a mixture of experts, and those run on the processor alone")));
         }
         if config.layers > MAX_LAYERS {
             return Err(Error::Usage(format!("{name} has {} layers; a plan is made for up to {MAX_LAYERS}", config.layers)));
         }
-        let weights = weights(&config);
+        let widths = [config.dim, config.hidden, config.vocab, config.heads * config.head_dim];
+        if widths.iter().any(|&w| w > MAX_WIDTH) {
+            return Err(Error::Usage(format!(
+                "{name}: width, feed-forward width, vocabulary and width of all heads are {widths:?}; a plan is made for up to \
+                 {MAX_WIDTH}"
+            )));
+        }
+        let weights = weights(&config)?;
         Ok(Self { name, config, weights })
     }
 

@@ -30,7 +30,11 @@ pub struct Stage {
 
 /// Layers as they cannot be laid out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no division of {layers} layers over {devices} GPUs fits: {} are needed at the least, and {} are free together; take a smaller model, fewer bits, a shorter context or fewer sequences", gb(*.needed), gb(*.free))]
+#[error(
+    "no division of {layers} layers over {devices} GPUs fits: {} are needed at the least, and {} are free together; take a smaller \
+     model, fewer bits, a shorter context or fewer sequences",
+    gb(*.needed), gb(*.free)
+)]
 pub struct Refusal {
     /// Layers of the model.
     pub layers: usize,
@@ -42,13 +46,12 @@ pub struct Refusal {
     pub free: u64,
 }
 
-/// Bytes of weights of some layers on device `d` of `devices`: the first holds the embeddings, the last the head (of tied embeddings a
-/// copy of them).
-fn weights_on(config: &Config, weights: &Weights, layers: &Range<usize>, (d, devices): (usize, usize)) -> u64 {
-    let own: u64 = weights.layers[layers.clone()].iter().sum();
+/// Bytes of weights on device `d` of `devices` whatever its layers: the first holds the embeddings, the last the head (of tied
+/// embeddings a copy of them).
+fn fixed(config: &Config, weights: &Weights, (d, devices): (usize, usize)) -> u64 {
     let first = if d == 0 { weights.embeddings } else { 0 };
     let copy = if config.tied && d > 0 { weights.embeddings } else { 0 };
-    own + first + if d + 1 == devices { weights.head + copy } else { 0 }
+    first + if d + 1 == devices { weights.head + copy } else { 0 }
 }
 
 /// Divides the layers, in order and each device's together. Of the divisions that fit, the one whose slowest stage reads its weights
@@ -58,24 +61,28 @@ fn weights_on(config: &Config, weights: &Weights, layers: &Range<usize>, (d, dev
 /// [`Refusal`] when none fits.
 pub fn split(places: &[Place], config: &Config, weights: &Weights, wish: Wish) -> Result<Vec<Stage>, Refusal> {
     let (layers, devices) = (config.layers, places.len());
-    let stage = |d: usize, range: Range<usize>| {
-        let bytes = weights_on(config, weights, &range, (d, devices));
-        let place: &Place = &places[d];
-        (Stage { need: need(config, range.len() as u64, bytes, place.gpu.multiprocessors, wish), layers: range }, bytes)
+    // what a device needs for no layer, and the cache of one
+    let bare = |(d, p): (usize, &Place)| need(config, 0, fixed(config, weights, (d, devices)), p.gpu.multiprocessors, wish);
+    let bare: Vec<Need> = places.iter().enumerate().map(bare).collect();
+    let kv = need(config, 1, 0, 1, wish).kv;
+    let stage = |d: usize, count: usize, own: u64| match bare[d] {
+        Need { weights: 0, .. } if count == 0 => Need::default(), // a device left out needs nothing
+        of => Need { weights: of.weights + own, kv: kv.saturating_mul(count as u64), ..of },
     };
     // best[d][end]: seconds of the slowest of devices 0..d that hold layers 0..end, and where the last of them begins
     let mut best = vec![vec![None::<(f64, usize)>; layers + 1]; devices + 1];
     best[0][0] = Some((0.0, 0));
     for d in 0..devices {
         for end in 0..=layers {
+            let mut own = 0;
             for start in (0..=end).rev() {
-                let (stage, bytes) = stage(d, start..end);
-                let bare = stage.layers.is_empty() && bytes == 0; // a device left out needs nothing
-                if !bare && stage.need.total() > places[d].free {
+                own += if start < end { weights.layers[start] } else { 0 };
+                let need = stage(d, end - start, own);
+                if need.total() > places[d].free {
                     break; // with more layers it fits the less
                 }
                 let Some((before, _)) = best[d][start] else { continue };
-                let seconds = before.max(bytes as f64 / places[d].gpu.bandwidth);
+                let seconds = before.max(need.weights as f64 / places[d].gpu.bandwidth);
                 if best[d + 1][end].is_none_or(|(least, _)| seconds < least) {
                     best[d + 1][end] = Some((seconds, start));
                 }
@@ -96,11 +103,8 @@ pub fn split(places: &[Place], config: &Config, weights: &Weights, wish: Wish) -
         let Some((_, start)) = best[d + 1][end] else {
             return Err(refused());
         };
-        let mut last = stage(d, start..end).0;
-        if last.layers.is_empty() && last.need.weights == 0 {
-            last.need = Need::default();
-        }
-        stages.push(last);
+        let own = weights.layers[start..end].iter().sum();
+        stages.push(Stage { layers: start..end, need: stage(d, end - start, own) });
         end = start;
     }
     stages.reverse();
