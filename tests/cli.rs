@@ -320,6 +320,8 @@ fn a_plan_says_what_fits_and_how_fast_it_should_be() {
     for wanted in ["layers 0..", "..80", "not measured", "pull request 6766", "llama3.3-70b-q4_k_m"] {
         assert!(table.contains(wanted), "{wanted:?} in {table}");
     }
+    let table = plan(&["--gpu", "a2000"]);
+    assert!(table.contains("the largest that fits is qwen3-14b-q4_k_m") && table.contains("does not fit"), "{table}");
     // a file's own header
     let file = weights("smollm2-135m").join("smollm2-135m.gguf");
     let told = lines(&plan(&["--gpu", "a2000", "--model", file.to_str().unwrap(), "--context", "2048", "--json"])).remove(0);

@@ -251,6 +251,7 @@ fn table(fitted: &Fitted, plans: &[Plan], args: &PlanArgs) -> Result<()> {
         args.sequences, args.context
     ))?;
     details(plans)?;
+    summary(plans)?;
     emit(&constants(fitted))?;
     if args.figures { figures(fitted) } else { Ok(()) }
 }
@@ -266,6 +267,21 @@ fn details(plans: &[Plan]) -> Result<()> {
             let [from, to] = d.layers;
             emit(&format!("{} on {}: layers {from}..{to}, {bytes:.2} of {:.2} GB", p.model, d.gpu, d.free as f64 / 1e9))?;
         }
+    }
+    Ok(())
+}
+
+/// Of each machine the largest model that fits, and the largest that is fast enough.
+fn summary(plans: &[Plan]) -> Result<()> {
+    let largest = |of: &[&Plan]| of.iter().max_by_key(|p| p.parameters).map_or("none".to_owned(), |p| p.model.clone());
+    for machine in plans.chunk_by(|a, b| a.gpu == b.gpu).filter(|m| m.len() > 1) {
+        let of = |wanted: &dyn Fn(&Plan) -> bool| largest(&machine.iter().filter(|p| wanted(p)).collect::<Vec<_>>());
+        let (fits, sure, perhaps) = (of(&|p| p.fits()), of(&|p| p.reaches()[0]), of(&|p| p.reaches()[1]));
+        let perhaps = if perhaps == sure { String::new() } else { format!(" (perhaps {perhaps})") };
+        emit(&format!(
+            "{}: the largest that fits is {fits}, the largest of 120 tokens/s or more {sure}{perhaps}",
+            machine[0].gpu
+        ))?;
     }
     Ok(())
 }
