@@ -15,7 +15,7 @@ use crate::plan::{
     self, Draft, Plan, Request, WANTED,
     fit::{Fitted, fit},
     gpu,
-    memory::Wish,
+    memory::{Wish, check},
     shape::{Mix, Shape},
     split::Place,
 };
@@ -105,6 +105,9 @@ pub(super) fn run(config: &Config, args: &PlanArgs) -> Result<()> {
         Some(name) => Some(Draft { shape: shape(&store, name, mix)?, acceptance: args.acceptance, guesses: args.guesses }),
         None => None,
     };
+    if let Some(d) = &draft {
+        check(&d.shape.config, wish).map_err(|e| Error::Usage(format!("--draft {}: {e}", d.shape.name)))?;
+    }
     let fitted = fit()?;
     let plans: Vec<Plan> = places
         .iter()

@@ -20,7 +20,7 @@ use std::ops::Range;
 use dreamseed_models::decoder::Config;
 use serde::Serialize;
 
-use memory::{CONTEXT, Need, Wish};
+use memory::{CONTEXT, Need, ROWS, Wish};
 use predict::{Costs, Pass, kv_read, nodes, tokens_per_verification};
 use shape::Shape;
 use split::Place;
@@ -233,7 +233,7 @@ fn step(costs: &Costs, request: &Request, stages: &[Range<usize>], rows: u64, sl
         let pass = Pass {
             weights: shape.weights.layers[layers.clone()].iter().sum::<u64>() + head,
             kv: kv_read(config, layers.clone(), wish.positions / 2).saturating_mul(sequences),
-            nodes: if slow { count * NODES_OF_LLAMA_CPP.max(nodes(config, 1, rows)) } else { nodes(config, count, rows) },
+            nodes: if slow { count * NODES_OF_LLAMA_CPP * rows.div_ceil(ROWS) } else { nodes(config, count, rows) },
             rows,
         };
         places.get(i).map_or(0.0, |p| costs.device_seconds(&p.gpu, &pass))
