@@ -57,7 +57,7 @@ pub struct Fit {
 pub enum Refusal {
     /// Nothing is wished, or more than the model can.
     #[error(
-        "{positions} positions of {sequences} sequences are wished; 1 to {context} positions, which the model was \
+        "{positions} positions of {sequences} sequence(s) are wished; 1 to {context} positions, which the model was \
          trained on, and at least 1 sequence are allowed"
     )]
     Wish {
