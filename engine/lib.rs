@@ -18,6 +18,7 @@ pub mod live;
 pub mod llm;
 pub mod manifest;
 pub mod media;
+pub mod plan;
 pub mod render;
 pub mod router;
 pub mod scene;

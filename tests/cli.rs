@@ -39,6 +39,14 @@ fn exit_codes_tell_usage_from_failure() {
         (vec!["coach", "--frames", home, "--fps", "0"], 2, "0.1 to 240"),
         (vec!["--offline", "--home", home, "run", "--prompt", "x"], 1, "smollm2-135m"),
         (vec!["--threads", "x", "doctor"], 2, "invalid value"),
+        (vec!["plan", "--gpu", "rtx9090"], 2, "a100-80gb"),
+        (vec!["plan", "--model", "gpt-5"], 2, "llama3.3-70b"),
+        (vec!["plan", "--model", "no-such.gguf"], 1, "no-such.gguf"),
+        (vec!["plan", "--gpu", "rtx5090", "--devices", "8,8"], 2, "one number for each"),
+        (vec!["plan", "--gpu", "rtx5090", "--devices", "NaN"], 2, "4096 GiB"),
+        (vec!["plan", "--draft", "qwen3-0.6b-q8_0", "--acceptance", "1.5"], 2, "probability"),
+        (vec!["plan", "--model", "llama3-8b-f16", "--draft", "qwen3-0.6b-q8_0"], 2, "vocabulary"),
+        (vec!["plan", "--context", "0"], 2, "at least 1"),
     ] {
         let (seen, out, err) = outcome(&mut dreamseed(&args));
         assert_eq!(seen, code, "{args:?}: {out}{err}");
@@ -81,10 +89,11 @@ fn hostile_files_give_errors() {
             vec!["pose", "--json", path],
             vec!["transcribe", "--json", path, "--model", "whisper-tiny.en"],
             vec!["features", "--no-speech", path],
+            vec!["plan", "--gpu", "a2000", "--model", path],
         ] {
             let (code, out, err) = outcome(&mut dreamseed(&args));
             // a recording or picture that is cut late is still one; everything else is refused
-            let usable = name.ends_with("wav") || name.ends_with("png");
+            let usable = args[0] != "plan" && (name.ends_with("wav") || name.ends_with("png"));
             assert!(code == 1 || code == 2 || (usable && code == 0), "{args:?}: {code} {out}{err}");
             assert!(!err.contains("panicked") && (code == 0 || !err.is_empty()), "{args:?}: {err}");
         }
@@ -276,4 +285,49 @@ fn the_squats_are_a_dance_lesson() {
         assert!(point["text"].as_str().unwrap().chars().any(|c| ('가'..='힣').contains(&c)), "{point}");
         assert!(!point["evidence"].as_array().unwrap().is_empty() && point["span"][1].as_f64().unwrap() <= 13.1, "{point}");
     }
+}
+
+#[test]
+fn a_plan_says_what_fits_and_how_fast_it_should_be() {
+    let home = tempfile::tempdir().unwrap();
+    let at = home.path().to_str().unwrap();
+    let plan = |args: &[&str]| {
+        let (code, out, err) = outcome(&mut dreamseed(&[&["--home", at, "plan"], args].concat()));
+        assert_eq!(code, 0, "{args:?}: {err}");
+        out
+    };
+    let told = plan(&["--gpu", "rtx5090,a2000", "--draft", "qwen3-0.6b-q8_0", "--acceptance", "0.8", "--json"]);
+    let report = &lines(&told)[0];
+    let plans = report["plans"].as_array().unwrap();
+    assert_eq!(plans.len(), 8, "four tiers on two GPUs");
+    let fits = |p: &Value| p["problem"].is_null();
+    assert_eq!(plans.iter().map(fits).collect::<Vec<_>>(), [true, true, true, false, true, true, false, false], "{told}");
+    assert!(plans[3]["problem"].as_str().unwrap().contains("GB"));
+    let speeds = |p: &Value, of: &str| [p[of][0].as_f64().unwrap(), p[of][1].as_f64().unwrap()];
+    for p in plans {
+        let [low, high] = speeds(p, "tokens_per_second");
+        assert!(low > 1.0 && low < high && high < 1000.0, "{p}");
+    }
+    assert!(
+        speeds(&plans[2], "speculative")[1] > speeds(&plans[2], "tokens_per_second")[1],
+        "guesses help a large model: {told}"
+    );
+    assert!(plans[3]["speculative"].is_null(), "a draft of another vocabulary");
+    assert!(report["held_error"]["mean"].as_f64().unwrap() < 0.12 && report["note"].as_str().unwrap().contains("not measured"));
+
+    // two GPUs hold what one does not; a table for people says so, and that nothing was measured
+    let table = plan(&["--gpus", "rtx5090,rtx5090", "--devices", "31,31", "--model", "llama3.3-70b-q4_k_m", "--figures"]);
+    for wanted in ["layers 0..", "..80", "not measured", "pull request 6766", "llama3.3-70b-q4_k_m"] {
+        assert!(table.contains(wanted), "{wanted:?} in {table}");
+    }
+    let table = plan(&["--gpu", "a2000"]);
+    assert!(table.contains("the largest that fits is qwen3-14b-q4_k_m") && table.contains("does not fit"), "{table}");
+    // a file's own header
+    let file = weights("smollm2-135m").join("smollm2-135m.gguf");
+    let told = lines(&plan(&["--gpu", "a2000", "--model", file.to_str().unwrap(), "--context", "2048", "--json"])).remove(0);
+    let p = &told["plans"][0];
+    assert_eq!((p["parameters"].as_u64(), p["tier"].as_str()), (Some(134_515_008), Some("small")), "{p}");
+    let bytes = std::fs::metadata(&file).unwrap().len();
+    let seen = p["weights"].as_u64().unwrap();
+    assert!(seen < bytes && seen > bytes * 95 / 100, "{seen} of {bytes}");
 }

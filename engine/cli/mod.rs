@@ -9,6 +9,7 @@ mod doctor;
 mod features;
 mod follow;
 mod listen;
+mod plan;
 mod pose;
 mod run;
 mod see;
@@ -63,6 +64,8 @@ pub enum Command {
     Models(fetch::ListArgs),
     /// Say what is built in, what is used, what is missing and what to do about it
     Doctor(doctor::DoctorArgs),
+    /// What GPUs can hold and how fast they should decode: arithmetic, no GPU needed
+    Plan(plan::PlanArgs),
     /// Measure this machine
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell
@@ -90,6 +93,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Some(Command::Pull(args)) => fetch::pull(&config, &Store::open(&config)?, &args, &mut std::io::stdout()),
         Some(Command::Models(args)) => fetch::list(&config, &Store::open(&config)?, &args, &mut std::io::stdout()),
         Some(Command::Doctor(args)) => doctor::run(&config, &args),
+        Some(Command::Plan(args)) => plan::run(&config, &args),
         Some(Command::Bench(args)) => bench::run(config, args),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new(); // clap_complete panics where it cannot write
