@@ -46,6 +46,9 @@ for fault in cuMemAlloc_v2:30:2 cuGraphLaunch:7:1 cuGraphLaunch:9:700 cuStreamSy
   echo "=== $fault, texts at once"
   DREAMSEED_DRIVER_FAULT=$fault ignored llm::tests::cuda::a_fault_fails_only_those_whom_it_met
 done
+echo "=== GPUs of little memory"
+DREAMSEED_DRIVER_MEMORY=150000000 ignored llm::tests::cuda::a_small_gpu_holds_what_fits
+DREAMSEED_DRIVER_MEMORY=120000000 ignored llm::tests::cuda::a_small_gpu_holds_what_fits
 echo "=== drivers and devices that will not do"
 DREAMSEED_DRIVER_VERSION=11080 DREAMSEED_CUDA_REFUSAL="update the driver" models a_device_that_will_not_do_is_told
 FAKECUDA_CC=75 DREAMSEED_CUDA_REFUSAL="compute capability 7.5" models a_device_that_will_not_do_is_told

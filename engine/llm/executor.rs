@@ -4,7 +4,10 @@ use std::{path::Path, sync::Arc};
 
 use dreamseed_kernels::{KvStore, KvType, Pool};
 #[cfg(feature = "cuda")]
-use dreamseed_models::{decoder::cuda, weights::Error as WeightsError};
+use dreamseed_models::{
+    decoder::cuda,
+    weights::{self, Error as WeightsError},
+};
 use dreamseed_models::{
     decoder::{self, Config, Decoder, Slice, Workspace},
     weights::gguf::Gguf,
@@ -14,6 +17,8 @@ use super::{
     Settings,
     sampling::{Draw, Row},
 };
+#[cfg(feature = "cuda")]
+use crate::plan::{memory, shape};
 use crate::{Error, Result};
 
 /// Where a model is to run.
@@ -40,6 +45,42 @@ pub(super) enum Source<'a> {
     Folder(&'a Path),
 }
 
+/// Bytes of a GPU that stay free for what is not counted: graphs, and pages that are not full.
+#[cfg(feature = "cuda")]
+const SPARE: u64 = 128 << 20;
+
+#[cfg(feature = "cuda")]
+impl Source<'_> {
+    fn config(&self) -> Result<Config> {
+        Ok(match self {
+            Self::Gguf(gguf) => Config::from_gguf(gguf)?,
+            Self::Folder(path) => {
+                let json = path.join("config.json");
+                let text = weights::read_whole(&json, weights::TEXT);
+                Config::from_json(&text.map_err(|source| Error::Io { path: json, source })?)?
+            }
+        })
+    }
+
+    /// Bytes of its weights on a GPU.
+    fn bytes(&self, config: &Config) -> Result<u64> {
+        match self {
+            Self::Gguf(gguf) => Ok(shape::Weights::of_gguf(gguf, config)?.total()),
+            Self::Folder(path) => {
+                let failed = |source| Error::Io { path: path.to_path_buf(), source };
+                let mut bytes = 0;
+                for entry in std::fs::read_dir(path).map_err(failed)? {
+                    let entry = entry.map_err(failed)?;
+                    if entry.path().extension().is_some_and(|e| e == "safetensors") {
+                        bytes += std::fs::metadata(entry.path()).map_err(failed)?.len();
+                    }
+                }
+                Ok(bytes)
+            }
+        }
+    }
+}
+
 /// A decoder where it runs.
 pub(super) enum Executor {
     Cpu(Arc<Decoder>),
@@ -48,15 +89,16 @@ pub(super) enum Executor {
 }
 
 impl Executor {
-    /// Loads weights to where `settings` place them.
+    /// Loads weights to where `settings` place them. Where a GPU has room for fewer positions than they say, they say so from then on.
     ///
     /// # Errors
-    /// [`Error::Weights`]; [`Error::Usage`] for keys and values of a type that a GPU has not, where one is required.
+    /// [`Error::Weights`]; [`Error::Usage`] for keys and values of a type that a GPU has not, where one is required;
+    /// [`Error::Device`] when the model does not fit.
     #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "there is one place alone"))]
-    pub(super) fn open(source: &Source, pool: &Pool, settings: &Settings) -> Result<Self> {
+    pub(super) fn open(source: &Source, pool: &Pool, settings: &mut Settings) -> Result<Self> {
         #[cfg(feature = "cuda")]
-        if let Placement::Gpu { device, required } = &settings.placement {
-            match Self::on_gpu(source, pool, device, settings.cache) {
+        if let Placement::Gpu { device, required } = settings.placement.clone() {
+            match Self::on_gpu(source, pool, &device, settings) {
                 Err(Error::Weights(WeightsError::Unsupported(why)) | Error::Usage(why)) if !required => {
                     tracing::warn!("the model runs on the CPU: {why}");
                 }
@@ -70,10 +112,23 @@ impl Executor {
     }
 
     #[cfg(feature = "cuda")]
-    fn on_gpu(source: &Source, pool: &Pool, device: &dreamseed_kernels::cuda::Device, cache: KvType) -> Result<Self> {
-        if cache != KvType::F16 {
-            let problem = format!("llm.cache = {cache:?}: keys and values on a GPU are f16; set llm.cache = \"f16\"");
+    fn on_gpu(source: &Source, pool: &Pool, device: &dreamseed_kernels::cuda::Device, settings: &mut Settings) -> Result<Self> {
+        if settings.cache != KvType::F16 {
+            let problem =
+                format!("llm.cache = {:?}: keys and values on a GPU are f16; set llm.cache = \"f16\"", settings.cache);
             return Err(Error::Usage(problem.to_lowercase()));
+        }
+        let config = source.config()?;
+        // what does not run there at all is told when it is opened, before it is loaded
+        if config.experts.is_none() {
+            let (free, wished) = (device.free().map_err(refused)? as u64, settings.cache_tokens as u64);
+            let (weights, multiprocessors) = (source.bytes(&config)?, device.info().multiprocessors as u64);
+            let room = memory::room(free.saturating_sub(SPARE), &config, weights, multiprocessors, wished)
+                .map_err(|e| Error::Device(format!("the model does not fit the GPU: {e}, or use the CPU")))?;
+            if room < wished {
+                tracing::warn!("the GPU has room for {room} of the {wished} positions of llm.cache_tokens beside the model");
+                settings.cache_tokens = room as usize;
+            }
         }
         Ok(Self::Gpu(Arc::new(match source {
             Source::Gguf(gguf) => cuda::Decoder::from_gguf(device, gguf, pool)?,
@@ -253,10 +308,15 @@ fn choice(draw: &Draw) -> dreamseed_kernels::cuda::Choice {
     }
 }
 
+#[cfg(feature = "cuda")]
+fn refused(error: dreamseed_kernels::cuda::Error) -> Error {
+    Error::Device(error.to_string())
+}
+
 fn failed(error: decoder::Error) -> Error {
     match error {
         #[cfg(feature = "cuda")]
-        decoder::Error::Device(e) => Error::Device(e.to_string()),
+        decoder::Error::Device(e) => refused(e),
         other => Error::Internal(other.to_string()),
     }
 }

@@ -27,7 +27,8 @@ use crate::{Error, Result, media::Frame};
 pub struct Settings {
     /// How keys and values are stored.
     pub cache: KvType,
-    /// Positions that all sequences together have room for; a session that wants more raises it.
+    /// Positions that all sequences together have room for; a session that wants more raises it. On a GPU with less room they are as
+    /// many as fit.
     pub cache_tokens: usize,
     /// Most sequences that are computed at once; more wait.
     pub sequences: usize,
@@ -94,8 +95,9 @@ impl Llm {
         let gguf = Gguf::open(path)?;
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         let template = ChatTemplate::from_gguf(&gguf, &tokenizer)?;
-        let executor = Executor::open(&Source::Gguf(&gguf), &pool, settings)?;
-        Self::new(Core { executor, tokenizer: tokenizer.into(), template, pool }, settings)
+        let mut settings = settings.clone();
+        let executor = Executor::open(&Source::Gguf(&gguf), &pool, &mut settings)?;
+        Self::new(Core { executor, tokenizer: tokenizer.into(), template, pool }, &settings)
     }
 
     fn open_folder(path: &Path, pool: Arc<Pool>, settings: &Settings) -> Result<Self> {
@@ -103,8 +105,9 @@ impl Llm {
         let tokenizer = Tokenizer::from_json(&path.join("tokenizer.json"), special.bos, &special.eos)?;
         let template = ChatTemplate::new(special.template.as_deref(), &tokenizer);
         let template = template.map_err(|e| weights::Error::Unsupported(format!("{}: {e}", path.display())))?;
-        let executor = Executor::open(&Source::Folder(path), &pool, settings)?;
-        Self::new(Core { executor, tokenizer: tokenizer.into(), template, pool }, settings)
+        let mut settings = settings.clone();
+        let executor = Executor::open(&Source::Folder(path), &pool, &mut settings)?;
+        Self::new(Core { executor, tokenizer: tokenizer.into(), template, pool }, &settings)
     }
 
     fn new(core: Core, settings: &Settings) -> Result<Self> {

@@ -189,6 +189,21 @@ pub fn budget(free: u64, config: &Config, weights: u64, multiprocessors: u64, wi
     Err(Refusal::Context { needed: needed.total(), free, wish, most_positions, most_sequences })
 }
 
+/// How many of the `wished` positions of all sequences together find room in `free` bytes beside the weights, in whole blocks.
+///
+/// # Errors
+/// [`Refusal::Weights`] when not even one block does.
+pub fn room(free: u64, config: &Config, weights: u64, multiprocessors: u64, wished: u64) -> Result<u64, Refusal> {
+    let of = |blocks| {
+        let wish = Wish { sequences: blocks, positions: KV_BLOCK as u64 };
+        need(config, config.layers as u64, weights, multiprocessors, wish).total()
+    };
+    match most(blocks_of(wished).max(1), |blocks| of(blocks) <= free) {
+        0 => Err(Refusal::Weights { needed: of(1), free }),
+        blocks => Ok(blocks * KV_BLOCK as u64),
+    }
+}
+
 /// The largest of 0 to `end` for which `fits` holds, which it does for 0 and for all below one for which it does.
 fn most(end: u64, fits: impl Fn(u64) -> bool) -> u64 {
     let (mut low, mut high) = (0, end);

@@ -157,7 +157,7 @@ impl Weights {
     }
 
     /// Of the tensors that a GGUF file's header tells of.
-    fn of_gguf(gguf: &Gguf, config: &Config) -> Result<Self> {
+    pub(crate) fn of_gguf(gguf: &Gguf, config: &Config) -> Result<Self> {
         let mut weights = Self { layers: vec![0; config.layers], embeddings: 0, head: 0, parameters: 0 };
         for name in gguf.tensor_names() {
             let Some(info) = gguf.tensor(name) else { continue };

@@ -206,7 +206,7 @@ __device__ int draw(const float* x, int n, float max, const Choice& c, Shared& s
 }
 
 // Grid (m), logits (m, n).
-extern "C" __global__ void __launch_bounds__(1024) choose(const float* x, int n, const Choice* choices, Chosen* chosen) {
+extern "C" __global__ void __launch_bounds__(512, 1) choose(const float* x, int n, const Choice* choices, Chosen* chosen) {
     __shared__ Shared s;
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
     const Choice c = choices[blockIdx.x];

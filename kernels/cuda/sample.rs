@@ -7,6 +7,9 @@ use super::gemv::holds;
 
 type Result<T> = std::result::Result<T, Error>;
 
+/// Threads of a block.
+const THREADS: usize = 512;
+
 /// How the next token of a row is chosen. The default takes the best.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -51,5 +54,5 @@ pub fn choose(
     let (mut x, mut n, mut choices, mut out) = (logits.pointer(), n as i32, choices.pointer(), chosen.pointer());
     let mut args = [from_mut(&mut x).cast(), from_mut(&mut n).cast(), from_mut(&mut choices).cast(), from_mut(&mut out).cast()];
     // SAFETY: the arguments are the kernel's, and the buffers were measured.
-    unsafe { device.launch("choose", [rows, 1, 1], 1024, 0, &mut args) }
+    unsafe { device.launch("choose", [rows, 1, 1], THREADS, 0, &mut args) }
 }

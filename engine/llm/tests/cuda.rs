@@ -94,6 +94,29 @@ fn what_a_gpu_does_not_run_is_refused_or_runs_on_the_processor() {
     assert_eq!(device.used(), 0);
 }
 
+/// On a device of the memory that the driver's double was told of: what fits is used, and what does not is refused with numbers.
+#[test]
+#[ignore = "needs a device of little memory: tests/cuda.sh has one"]
+fn a_small_gpu_holds_what_fits() {
+    let device = Device::open(0).unwrap();
+    let folder = folder(TEMPLATE).expect("the reference material");
+    let free = device.free().unwrap();
+    let settings = Settings { cache_tokens: 1 << 40, ..on(&device) };
+    match Llm::open_with(folder.path(), Arc::new(Pool::new(1)), &settings).map(Arc::new) {
+        Ok(gpu) => {
+            let (used, left) = (device.used(), device.free().unwrap());
+            assert!(free > 128 << 20 && left >= 120 << 20, "{left} of {free} bytes are left");
+            assert!(used > (free - (128 << 20)) / 2, "{used} of {free} bytes are used");
+            assert_eq!(write(&gpu, "Hello", &options(3)).unwrap().len(), 3);
+        }
+        Err(Error::Device(why)) => {
+            assert!(free < 128 << 20 && why.contains("does not fit") && why.contains("are free"), "{why}");
+        }
+        Err(e) => panic!("{e}"),
+    }
+    assert_eq!(device.used(), 0);
+}
+
 /// Some texts at once while the driver fails as its double was told: whatever it is, the process goes on and nothing stays behind.
 #[test]
 #[ignore = "needs a driver that fails: tests/cuda.sh has one"]
