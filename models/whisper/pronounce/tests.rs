@@ -1,3 +1,4 @@
+use super::goodness::FLOOR;
 use super::*;
 
 #[test]

@@ -9,6 +9,8 @@
 //! The measure is a goodness of pronunciation at word level, in the form of a likelihood ratio (Witt and Young 2000), by a
 //! sequence model over tokens of text. It is not a score of phones: Whisper has none.
 
+mod goodness;
+
 use std::ops::ControlFlow;
 
 use dreamseed_kernels::Pool;
@@ -21,6 +23,9 @@ use super::options::{Error, Result};
 use super::spoken::{Classes, Unit, units};
 use super::{Progress, Transcript, Whisper, Word};
 use crate::words::{self, Step};
+
+pub use goodness::Goodness;
+use goodness::{Predicted, goodness};
 
 /// Longest expected text, bytes.
 pub const MAX_TEXT: usize = 64 << 10;
@@ -38,13 +43,6 @@ const REACH: usize = 4;
 const CLEAR: f32 = 0.0;
 /// The same of a word that was not recognized: its spelling is another, or the recognizer slipped.
 const CLEAR_UNHEARD: f32 = 2.0;
-/// Goodness and gain by the audio from which on a word that was not recognized was said after all. Of words that were not said, put into texts of
-/// real speech by `benches/pronounce.py`, none had a goodness above -4.5.
-const SAID_GOP: f32 = -2.5;
-const SAID_GAIN: f32 = 0.5;
-/// Log-probabilities are not told below this: `ln` of what f32 sums still resolve.
-const FLOOR: f32 = -25.0;
-
 /// How well the words of a text were pronounced. Times are seconds from the start of the audio.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Pronunciation {
@@ -103,22 +101,6 @@ impl Kind {
             Kind::Substituted => "substituted",
         }
     }
-}
-
-/// How the audio speaks for an expected word: natural logarithms, means over the word's tokens. Punctuation is not spoken: it is taken
-/// out of the distribution, and tokens that differ in case or in the blank before them count as one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Goodness {
-    /// ln P(word | audio, the text before it), up to 0.
-    pub logprob: f32,
-    /// Word-level goodness of pronunciation from Whisper's teacher-forced log-probabilities: `logprob` less that of the best
-    /// alternative at the same place; above 0 nothing else was likelier.
-    pub word_gop: f32,
-    /// `logprob` less the same without audio: how much of it is owed to the sound and not to the text.
-    pub audio_gain: f32,
-    /// Its first token's log-probability less that of the likeliest of the next words (or the end): below 0 the audio goes on without
-    /// it.
-    pub presence: f32,
 }
 
 /// The language that a text's letters name: `ko` for Hangul, `ja` for kana; `None` for letters that many languages share.
@@ -437,43 +419,6 @@ impl<'a> Examination<'a> {
         let word_gop = (!gops.is_empty()).then(|| gops.iter().sum::<f32>() / gops.len() as f32);
         Pronunciation { language: self.language, words: out, accuracy, word_gop }
     }
-}
-
-impl Goodness {
-    /// Whether the audio speaks for the word although the recognizer wrote something else.
-    fn is_said(&self) -> bool {
-        self.word_gop > SAID_GOP && self.audio_gain > SAID_GAIN && self.presence > 0.0
-    }
-}
-
-/// What one row of logits says.
-struct Predicted {
-    own: Option<f32>, // ln P of the token's class; `None` for punctuation
-    alternative: f32, // of the best other class
-    next: f32,        // of the likeliest of the next words
-}
-
-impl Predicted {
-    fn new(classes: &Classes, row: &[f32], wanted: &[u32]) -> Self {
-        let Some((own, next)) = wanted.split_first() else {
-            return Self { own: None, alternative: FLOOR, next: FLOOR };
-        };
-        let (found, alternative) = classes.log_probabilities(row, wanted, *own);
-        let next = found[1..].iter().copied().take(next.len()).fold(FLOOR, f32::max);
-        Self { own: Some(found[0].max(FLOOR)), alternative: alternative.max(FLOOR), next }
-    }
-}
-
-fn goodness(with: &[Predicted], without: &[Predicted]) -> Option<Goodness> {
-    let scored: Vec<(f32, &Predicted, f32)> = with.iter().zip(without).filter_map(|(w, o)| Some((w.own?, w, o.own?))).collect();
-    let first = scored.first()?;
-    let mean = |of: &dyn Fn(&(f32, &Predicted, f32)) -> f32| scored.iter().map(of).sum::<f32>() / scored.len() as f32;
-    Some(Goodness {
-        logprob: mean(&|s| s.0),
-        word_gop: mean(&|s| s.0 - s.1.alternative),
-        audio_gain: mean(&|s| s.0 - s.2),
-        presence: first.0 - first.1.next,
-    })
 }
 
 /// The transcript's language, or the one that the text's letters name.
