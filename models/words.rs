@@ -1,5 +1,7 @@
 //! What was said against what should have been said: word alignment by edit distance.
 
+use unicode_normalization::UnicodeNormalization;
+
 /// More words than this on either side are not compared (after the common beginning and end are taken off): the table of the
 /// alignment holds one byte for each pair.
 pub const MAX_WORDS: usize = 4_000;
@@ -45,7 +47,7 @@ pub fn split(text: &str) -> Vec<String> {
 
 /// A word as it is compared.
 pub fn normal(word: &str) -> String {
-    word.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+    word.nfc().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
 /// The alignment with the fewest omissions, additions and changes (Levenshtein; a change costs as much as an omission), or
@@ -179,6 +181,13 @@ mod tests {
         ] {
             assert!(steps(a, b).iter().all(|s| matches!(s, Step::Same { .. })), "{a} {b}");
         }
+    }
+
+    #[test]
+    fn decomposed_text_is_the_same_word() {
+        let decomposed = "\u{1112}\u{1161}\u{11ab}\u{1100}\u{1173}\u{11af} \u{1100}\u{1161}\u{11a8} cafe\u{301}";
+        assert_eq!(split(decomposed), ["한글", "각", "café"]);
+        assert!(steps("한글 각 café", decomposed).iter().all(|s| matches!(s, Step::Same { .. })));
     }
 
     #[test]

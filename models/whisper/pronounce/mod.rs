@@ -15,6 +15,7 @@ use std::ops::ControlFlow;
 
 use dreamseed_kernels::Pool;
 use serde::{Deserialize, Serialize};
+use unicode_normalization::UnicodeNormalization;
 
 use super::align::{Aligner, Spoken};
 use super::mel::{HOP, Mel, SAMPLE_RATE};
@@ -165,7 +166,8 @@ impl<'a> Examination<'a> {
             return Err(problem(format!("{} bytes seen, at most {MAX_TEXT} are compared; give a part of it", expected.len())));
         }
         let language = known_language(whisper, expected, transcript)?;
-        let units = units(&whisper.tokens, expected, &language)?;
+        // texts from macOS come decomposed; Whisper writes composed letters
+        let units = units(&whisper.tokens, &expected.nfc().collect::<String>(), &language)?;
         let normal: Vec<String> = units.iter().map(|u| u.normal.clone()).collect();
         let spoken = transcript.segments.iter().flat_map(|s| &s.words);
         let heard: Vec<Heard> =
