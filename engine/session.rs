@@ -336,6 +336,12 @@ impl Engine {
         kept(&self.inner.llm, &file, || self.open_llm(&file, self.placement()))
     }
 
+    /// The file of an LLM, fetched if need be.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn llm_file(&self, model: Option<&str>) -> Result<PathBuf> {
+        Ok(self.locate(model, Role::Llm, ".gguf")?.1)
+    }
+
     fn open_llm(&self, file: &Path, placement: Placement) -> Result<Llm> {
         let serving = &self.inner.config.llm;
         let settings = Settings {

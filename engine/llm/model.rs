@@ -130,9 +130,18 @@ impl Llm {
             #[cfg(feature = "cuda")]
             Executor::Gpu(_) => {
                 let problem =
-                    "the model runs on a GPU, where it takes no pictures and is not measured yet; choose device = \"cpu\"";
+                    "the model runs on a GPU, where it takes no pictures and has no such bench; choose device = \"cpu\"";
                 Err(Error::Usage(problem.into()))
             }
+        }
+    }
+
+    /// The GPU that it runs on.
+    #[cfg(feature = "cuda")]
+    pub fn device(&self) -> Option<&dreamseed_kernels::cuda::Device> {
+        match &self.core.executor {
+            Executor::Cpu(_) => None,
+            Executor::Gpu(decoder) => Some(decoder.device()),
         }
     }
 

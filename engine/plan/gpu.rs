@@ -80,9 +80,41 @@ pub fn find(name: &str) -> Result<Gpu> {
     })
 }
 
+/// The GPU that the driver gives this name and memory, as "NVIDIA GeForce RTX 5090" and "NVIDIA A100-SXM4-80GB".
+pub fn named_by_driver(name: &str, memory: u64) -> Option<Gpu> {
+    let name: String = name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    let known = all().filter_map(|gpu| {
+        let (model, kind) = gpu.id.split_once('-').unwrap_or((gpu.id, ""));
+        let near = gpu.memory.abs_diff(memory) < gpu.memory / 8;
+        let of_kind = if kind.is_empty() { 1 } else { 2 * u8::from(name.contains(kind)) };
+        (name.contains(model) && near).then_some(((model.len(), of_kind), gpu))
+    });
+    known.max_by_key(|(likeness, _)| *likeness).map(|(_, gpu)| gpu)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn drivers_names_are_known() {
+        let gib = |n: u64| n << 30;
+        for (name, memory, id) in [
+            ("NVIDIA GeForce RTX 5090", gib(32), "rtx5090"),
+            ("NVIDIA A100-SXM4-80GB", gib(80), "a100-80gb"),
+            ("NVIDIA A100-PCIE-40GB", gib(40), "a100-40gb"),
+            ("NVIDIA H100 80GB HBM3", gib(80), "h100"),
+            ("NVIDIA H100 PCIe", gib(80), "h100-pcie"),
+            ("NVIDIA RTX A2000 12GB", gib(12), "a2000"),
+            ("NVIDIA RTX A2000", gib(6), "a2000-6gb"),
+            ("NVIDIA GeForce RTX 3090 Ti", gib(24), "rtx3090ti"),
+            ("NVIDIA GeForce RTX 3090", gib(24), "rtx3090"),
+        ] {
+            assert_eq!(named_by_driver(name, memory).map(|g| g.id), Some(id), "{name}");
+        }
+        assert_eq!(named_by_driver("NVIDIA H200", gib(140)), None);
+        assert_eq!(named_by_driver("NVIDIA GeForce RTX 5090 Laptop GPU", gib(24)), None);
+    }
 
     #[test]
     fn gpus_are_found_by_any_writing_of_their_names() {

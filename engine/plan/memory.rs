@@ -140,7 +140,8 @@ pub fn workspace(config: &Config, multiprocessors: u64, blocks: u64) -> u64 {
         || config.local.as_ref().and_then(|l| l.rope.as_ref()).is_some_and(|r| r.rotation().is_long(usize::MAX));
     let tables = (1 + u64::from(config.local.is_some())) * (1 + u64::from(long));
     let turns = product(&[tables, blocks, KV_BLOCK as u64, config.rope.dims as u64, 4]);
-    let inputs = 12u64.saturating_add(blocks.saturating_mul(4)); // token, position, turn, table
+    // token, position and turn, how the next token is chosen, which it is; table
+    let inputs = (12u64 + 24 + 8).saturating_add(blocks.saturating_mul(4));
     let rows = row.saturating_mul(4).saturating_add(quantized).saturating_add(partial.saturating_mul(4)).saturating_add(inputs);
     rows.saturating_mul(ROWS).saturating_add(turns)
 }

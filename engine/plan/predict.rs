@@ -44,14 +44,14 @@ fn launches_of(rows: u64) -> (u64, u64) {
     (rows.div_ceil(ROWS).max(1), rows.min(ROWS).next_power_of_two())
 }
 
-/// Nodes of a pass in the decoder's plan: embedding, layers and head. Of a row alone norms are part of the products that follow them;
+/// Nodes of a pass in the decoder's plan: embedding, layers, head and the choice of tokens. Of a row alone norms are part of the products that follow them;
 /// two more a layer and one before the head are launched for several. Norms after a block are always launched.
 pub fn nodes(config: &Config, layers: u64, rows: u64) -> u64 {
     let (launches, rows) = launches_of(rows);
     let (norms, last) = if rows > 1 { (2, 1) } else { (0, 0) };
     let after = if config.family == Family::Gemma3 { 2 } else { 0 };
     let cap = u64::from(config.logit_softcap.is_some());
-    launches * ((6 + norms + after) * layers + 2 + last + cap)
+    launches * ((6 + norms + after) * layers + 3 + last + cap)
 }
 
 /// Bytes of keys and values that attention reads for a new token at a position; local layers read their window.
@@ -102,9 +102,9 @@ mod tests {
     #[test]
     fn nodes_are_those_of_the_plan() {
         let llama = Shape::published("llama3-8b-q4_k_m").unwrap().config;
-        assert_eq!([1, 2, 5, 8, 9].map(|n| nodes(&llama, 32, n)), [194, 259, 259, 259, 2 * 259]);
+        assert_eq!([1, 2, 5, 8, 9].map(|n| nodes(&llama, 32, n)), [195, 260, 260, 260, 2 * 260]);
         let gemma = Shape::published("gemma3-4b-q4_k_m").unwrap().config;
-        assert_eq!(nodes(&gemma, 34, 1), 8 * 34 + 2);
+        assert_eq!(nodes(&gemma, 34, 1), 8 * 34 + 3);
     }
 
     #[test]

@@ -20,7 +20,7 @@ fn the_workspace_is_that_of_the_decoder() {
     let floats = 8 * (64 + 64 + 64 + 64 + 32 + 32 + 96 + 100); // x h q attended k v gate logits
     let codes = 8 * ((64 + 64 + 96) + (2 + 2 + 3) * 8);
     let partial = 8 * 4 * 3 * (16 + 2) + 8 * 2; // 3 blocks: not more than 3 splits
-    let inputs = 3 * 8 + 8 * 3;
+    let inputs = 3 * 8 + (6 + 2) * 8 + 8 * 3; // with how a token is chosen, and which
     let turns = 2 * 3 * 128 * 8;
     assert_eq!(workspace(&config, 10, 3), 4 * (floats + partial + inputs + turns) + codes);
     // a width that is no multiple of 32 has no codes, but for what attention gives

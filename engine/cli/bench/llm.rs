@@ -82,7 +82,16 @@ pub(super) struct LlmResult {
     peak_rss_mb: u64,
 }
 
-pub(super) fn run(engine: &Engine, args: &LlmArgs, runs: usize) -> Result<LlmResult> {
+/// Of a model where it runs.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(super) enum Measured {
+    Cpu(LlmResult),
+    #[cfg(feature = "cuda")]
+    Gpu(super::gpu::GpuResult),
+}
+
+pub(super) fn run(engine: &Engine, args: &LlmArgs, runs: usize) -> Result<Measured> {
     let LlmArgs { prompt, r#gen, depth, cache, .. } = *args;
     let (limit, total) = (engine.config().limits.tokens, prompt.saturating_add(r#gen).saturating_add(depth));
     if prompt.max(r#gen) == 0 || total > limit {
@@ -92,6 +101,13 @@ pub(super) fn run(engine: &Engine, args: &LlmArgs, runs: usize) -> Result<LlmRes
     let begin = Instant::now();
     let llm = engine.llm(args.model.as_deref())?;
     let load_s = begin.elapsed().as_secs_f64();
+    #[cfg(feature = "cuda")]
+    if let Some(device) = llm.device() {
+        let mix = crate::plan::shape::Mix::F16; // of a folder's weights: nothing tells
+        let shape = crate::plan::shape::Shape::open(&engine.llm_file(args.model.as_deref())?, mix)?;
+        let sizes = super::gpu::Sizes { prompt, r#gen, depth };
+        return Ok(Measured::Gpu(super::gpu::run(&llm, device, &shape, (load_s, sizes, runs))?));
+    }
     let (decoder, pool) = (llm.decoder()?, engine.pool());
     let mut bench = Bench { decoder, pool, state: decoder.new_state_in(cache.into(), total), hash: FNV };
     bench.state.reserve(total);
@@ -110,7 +126,7 @@ pub(super) fn run(engine: &Engine, args: &LlmArgs, runs: usize) -> Result<LlmRes
         prefill.add(read, peak::int8_gops(pool));
         decode.add(written, reader.get_or_insert_with(|| peak::Reader::new(pool)).gb_s(pool, 5));
     }
-    Ok(LlmResult {
+    Ok(Measured::Cpu(LlmResult {
         prefill_tokens_per_s: known(prefill.tokens),
         decode_tokens_per_s: known(decode.tokens),
         bytes_per_token: weights,
@@ -130,7 +146,7 @@ pub(super) fn run(engine: &Engine, args: &LlmArgs, runs: usize) -> Result<LlmRes
         threads: pool.threads(),
         simd: format!("{:?}", simd::level()).to_lowercase(),
         peak_rss_mb: peak_rss,
-    })
+    }))
 }
 
 /// One kind of work in several runs, each with what the machine could do at most just then.

@@ -1,6 +1,8 @@
 //! `dreamseed bench`: one question a subcommand, medians of several runs, one JSON object for programs.
 
 mod batch;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod grammar;
 mod llm;
 mod net;

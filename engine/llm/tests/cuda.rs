@@ -94,6 +94,23 @@ fn what_a_gpu_does_not_run_is_refused_or_runs_on_the_processor() {
     assert_eq!(device.used(), 0);
 }
 
+#[test]
+fn the_planner_counts_what_is_allocated() {
+    use crate::plan::memory::{Wish, need};
+    use dreamseed_kernels::KV_BLOCK;
+    let Some(device) = device() else { return };
+    for blocks in [1, 9] {
+        let Some(gpu) = llm_with(TEMPLATE, &Settings { cache_tokens: blocks * KV_BLOCK, ..on(&device) }) else { return };
+        let executor::Executor::Gpu(decoder) = &gpu.core().executor else { panic!("it runs on the CPU") };
+        let config = gpu.config();
+        let norms = 4 * config.dim * (2 * config.layers + 1);
+        let wish = Wish { sequences: blocks as u64, positions: KV_BLOCK as u64 };
+        let (weights, multiprocessors) = ((decoder.bytes() + norms) as u64, device.info().multiprocessors as u64);
+        let counted = need(config, config.layers as u64, weights, multiprocessors, wish);
+        assert_eq!(device.used() as u64, counted.total(), "{blocks} blocks: {counted:?}");
+    }
+}
+
 /// On a device of the memory that the driver's double was told of: what fits is used, and what does not is refused with numbers.
 #[test]
 #[ignore = "needs a device of little memory: tests/cuda.sh has one"]
