@@ -133,7 +133,7 @@ impl Loop {
             Speculation::LookUp => look_up = true,
             Speculation::Draft(draft) => {
                 Drafter::check(draft.core(), &core)?;
-                draft_blocks = blocks();
+                draft_blocks = Blocks::new(blocks().limit() + 1); // guesses reach beyond a text that fills the others
                 let passes = draft.core().executor.passes(ROWS, KvType::F16, draft_blocks.limit())?;
                 drafter = Some(Drafter::new(draft.core().clone(), passes));
             }

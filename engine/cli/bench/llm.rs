@@ -103,6 +103,9 @@ pub(super) fn run(engine: &Engine, args: &LlmArgs, runs: usize) -> Result<Measur
     let load_s = begin.elapsed().as_secs_f64();
     #[cfg(feature = "cuda")]
     if let Some(device) = llm.device() {
+        if cache != Cache::F16 {
+            return Err(Error::Usage("--cache: keys and values on a GPU are f16; leave it out, or choose --device cpu".into()));
+        }
         let mix = crate::plan::shape::Mix::F16; // of a folder's weights: nothing tells
         let shape = crate::plan::shape::Shape::open(&engine.llm_file(args.model.as_deref())?, mix)?;
         let sizes = super::gpu::Sizes { prompt, r#gen, depth };
