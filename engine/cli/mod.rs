@@ -13,6 +13,7 @@ mod plan;
 mod pose;
 mod run;
 mod see;
+mod serve;
 mod stream;
 mod transcribe;
 
@@ -64,6 +65,11 @@ pub enum Command {
     Models(fetch::ListArgs),
     /// Say what is built in, what is used, what is missing and what to do about it
     Doctor(doctor::DoctorArgs),
+    /// Serve everything over HTTP: OpenAI's API for text and speech, the engine's own for lessons, poses and features
+    Serve(serve::ServeArgs),
+    /// API keys of `serve`
+    #[command(subcommand)]
+    Key(serve::KeyCommand),
     /// What GPUs can hold and how fast they should decode: arithmetic, no GPU needed
     Plan(plan::PlanArgs),
     /// Measure this machine
@@ -93,6 +99,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Some(Command::Pull(args)) => fetch::pull(&config, &Store::open(&config)?, &args, &mut std::io::stdout()),
         Some(Command::Models(args)) => fetch::list(&config, &Store::open(&config)?, &args, &mut std::io::stdout()),
         Some(Command::Doctor(args)) => doctor::run(&config, &args),
+        Some(Command::Serve(args)) => serve::run(config, args),
+        Some(Command::Key(command)) => serve::key(command),
         Some(Command::Plan(args)) => plan::run(&config, &args),
         Some(Command::Bench(args)) => bench::run(config, args),
         Some(Command::Completions { shell }) => {

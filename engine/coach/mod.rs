@@ -14,7 +14,7 @@ pub use dreamseed_models::words;
 pub use planner::{MAX_POINTS, plan};
 pub use topic::{Part, Topic};
 
-use crate::{extract::Tracks, timeline::Timeline};
+use crate::{extract::Tracks, media::Clip, timeline::Timeline};
 
 /// What a plan is made from.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +60,17 @@ pub enum Lab {
     Dance,
     /// Voice, face and body together.
     Drama,
+}
+
+impl Lab {
+    /// Where none is named: speech for sound alone, dance for pictures alone, drama for both.
+    pub fn for_clip(clip: &Clip) -> Self {
+        match (clip.pcm.is_empty(), clip.frames.is_empty()) {
+            (false, true) => Self::Speech,
+            (true, _) => Self::Dance,
+            (false, false) => Self::Drama,
+        }
+    }
 }
 
 /// Language of the feedback.

@@ -2,7 +2,7 @@
 
 use std::{
     ops::ControlFlow,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -74,8 +74,18 @@ impl Chat {
 
     /// Replaces the conversation by one without pictures. What it begins with in common with the last one stays in the cache.
     pub fn set(&mut self, messages: Vec<Message>) {
+        self.set_with(messages, Vec::new());
+    }
+
+    /// As [`Chat::set`], with the pictures of all messages, in order.
+    pub(crate) fn set_with(&mut self, messages: Vec<Message>, pictures: Vec<Seen>) {
         self.messages = messages;
-        self.pictures.clear();
+        self.pictures = pictures;
+    }
+
+    /// See [`Session::cancelled_by`].
+    pub fn cancelled_by(&mut self, flag: Arc<AtomicBool>) {
+        self.session.cancelled_by(flag);
     }
 
     /// Forgets all turns but the instructions.
@@ -84,7 +94,11 @@ impl Chat {
         self.pictures.clear();
     }
 
-    fn answer(&mut self, options: &Options, on_text: impl FnMut(&str) -> ControlFlow<()>) -> Result<Generation> {
+    /// What the model says next; it does not join the conversation.
+    ///
+    /// # Errors
+    /// As [`Chat::say_with`].
+    pub(crate) fn answer(&mut self, options: &Options, on_text: impl FnMut(&str) -> ControlFlow<()>) -> Result<Generation> {
         let llm = self.session.llm().clone();
         let picture = if self.pictures.is_empty() { String::new() } else { llm.picture_mark()? };
         let prompt = llm.template().encode_with(&self.messages, &picture, self.date, llm.tokenizer()).map_err(|e| match e {

@@ -2,11 +2,7 @@
 
 use std::{
     ops::ControlFlow,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc::channel,
-    },
+    sync::{Arc, atomic::AtomicBool, mpsc::channel},
     time::Duration,
 };
 
@@ -15,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     Grammar, Llm, Prompt, Sampling,
-    sequence::{Event, Request},
+    sequence::{Cancelled, Event, Request},
 };
 use crate::{Error, Result};
 
@@ -102,6 +98,7 @@ impl Speculated {
 pub struct Session {
     llm: Arc<Llm>,
     context: usize,
+    cancel: Option<Arc<AtomicBool>>,
 }
 
 impl Session {
@@ -116,7 +113,12 @@ impl Session {
             return Err(Error::Usage(format!("a context of {context} tokens; this model allows 1 to {trained}")));
         }
         llm.runner().reserve(context)?;
-        Ok(Self { llm, context })
+        Ok(Self { llm, context, cancel: None })
+    }
+
+    /// Ends what is generated from now on soon after `flag` is set, from whatever thread, while the prompt is read too.
+    pub fn cancelled_by(&mut self, flag: Arc<AtomicBool>) {
+        self.cancel = Some(flag);
     }
 
     /// The model.
@@ -159,7 +161,7 @@ impl Session {
         let prompt = prompt.tokens();
         let constraint = options.grammar.as_ref().map(|g| self.llm.constrain(g)).transpose()?;
         let (events, received) = channel();
-        let cancelled = Arc::new(AtomicBool::new(false));
+        let cancelled = Cancelled::new(self.cancel.clone());
         let _ended = CancelOnDrop(cancelled.clone()); // a callback that unwinds cancels too
         let mut logprobs = options.logprobs.then(Vec::new);
         let request = Request {
@@ -179,18 +181,20 @@ impl Session {
         };
         let done = loop {
             match received.recv().map_err(|_| Error::Internal("the model's thread has ended".into()))?? {
-                Event::Token { .. } if cancelled.load(Ordering::Relaxed) => {} // chosen before it heard
+                Event::Token { .. } if cancelled.is_set() => {} // chosen before it heard
                 Event::Token { token, logprob, text: more } => {
                     tokens.push(token);
                     if let Some(logprobs) = &mut logprobs {
                         logprobs.extend(logprob);
                     }
-                    cancelled.store(on(&more, &mut text), Ordering::Relaxed);
+                    if on(&more, &mut text) {
+                        cancelled.set();
+                    }
                 }
                 Event::Done(done) => break done,
             }
         };
-        let finish = if cancelled.load(Ordering::Relaxed) { Finish::Cancelled } else { done.finish };
+        let finish = if cancelled.is_set() { Finish::Cancelled } else { done.finish };
         if finish != Finish::Cancelled && !done.rest.is_empty() {
             on(&done.rest, &mut text);
         }
@@ -230,11 +234,11 @@ impl Session {
 }
 
 /// Cancels a request when its caller is gone.
-struct CancelOnDrop(Arc<AtomicBool>);
+struct CancelOnDrop(Cancelled);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.set();
     }
 }
 

@@ -35,8 +35,28 @@ pub(super) struct Request {
     /// Most tokens, prompt and answer together.
     pub(super) context: usize,
     pub(super) events: Sender<Result<Event>>,
-    /// Set when the caller wants no more.
-    pub(super) cancelled: Arc<AtomicBool>,
+    pub(super) cancelled: Cancelled,
+}
+
+/// Whether a caller wants no more: it has gone, or has been told so by another one's flag.
+#[derive(Clone, Default)]
+pub(super) struct Cancelled {
+    own: Arc<AtomicBool>,
+    others: Option<Arc<AtomicBool>>,
+}
+
+impl Cancelled {
+    pub(super) fn new(others: Option<Arc<AtomicBool>>) -> Self {
+        Self { own: Arc::default(), others }
+    }
+
+    pub(super) fn set(&self) {
+        self.own.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_set(&self) -> bool {
+        self.own.load(Ordering::Relaxed) || self.others.as_ref().is_some_and(|o| o.load(Ordering::Relaxed))
+    }
 }
 
 /// What the runner tells a caller. After [`Event::Done`] or an error nothing follows.
@@ -88,7 +108,7 @@ pub(super) struct Sequence {
     options: Options,
     text: TextStream,
     events: Sender<Result<Event>>,
-    cancelled: Arc<AtomicBool>,
+    cancelled: Cancelled,
     reused: Option<usize>,
     started: Option<Instant>,
     first: Option<Instant>,
@@ -160,7 +180,7 @@ impl Sequence {
 
     /// Whether the caller went away.
     pub(super) fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed)
+        self.cancelled.is_set()
     }
 
     /// Most tokens that may still come.

@@ -1,0 +1,244 @@
+//! API keys: who may ask for what, and how often.
+//!
+//! A key is 32 random bytes, shown once when it is made; the file keeps its SHA-256 alone. So many random bits need no slow hash, and
+//! a look-up by the hash takes the same time whatever of the key is right.
+
+use std::{collections::HashMap, num::NonZeroU32, path::Path, sync::Arc};
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode, header},
+    middleware::Next,
+    response::Response,
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{Shared, error::Problem};
+use crate::{Error, Result, manifest};
+
+/// What a key opens.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Language models.
+    Chat,
+    /// Speech to text.
+    Speech,
+    /// Lessons.
+    Coach,
+    /// Bodies and feature matrices.
+    Senses,
+    /// The server's own figures.
+    Metrics,
+}
+
+/// A file of keys.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default, rename = "key")]
+    keys: Vec<Entry>,
+}
+
+/// A key as the file has it.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    /// Whose it is: in logs.
+    name: String,
+    /// Of the key's text, lower-case hex.
+    sha256: String,
+    scopes: Vec<Scope>,
+    /// Requests a minute; 0: as many as there is room for.
+    #[serde(default)]
+    per_minute: u32,
+}
+
+/// Whose key it is and what it opens.
+struct Holder {
+    name: Arc<str>,
+    scopes: Vec<Scope>,
+    limit: Option<DefaultDirectRateLimiter>,
+}
+
+/// The keys that are known; none: everybody may ask for everything.
+#[derive(Default)]
+pub(super) struct Keys(Option<HashMap<[u8; 32], Holder>>);
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    pub(super) name: Arc<str>,
+}
+
+impl Keys {
+    /// Reads a file of keys; an empty path: no keys.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Usage`] for what is wrong in it.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        if path.as_os_str().is_empty() {
+            return Ok(Self::default());
+        }
+        let text = manifest::read_text(path).map_err(|source| Error::Io { path: path.into(), source })?;
+        let wrong = |problem: String| Error::Usage(format!("{}: {problem}", path.display()));
+        let file: File = toml::from_str(&text).map_err(|e| wrong(crate::config::wrong_toml(&text, &e)))?;
+        if file.keys.is_empty() {
+            return Err(wrong("no key in it; `dreamseed key new NAME` makes one".into()));
+        }
+        let mut holders = HashMap::new();
+        for entry in file.keys {
+            let hash = digest(&entry.sha256)
+                .ok_or_else(|| wrong(format!("key {:?}: sha256 must be 64 lower-case hexadecimal digits", entry.name)))?;
+            if entry.scopes.is_empty() {
+                return Err(wrong(format!("key {:?} has no scopes: it opens nothing", entry.name)));
+            }
+            let limit = NonZeroU32::new(entry.per_minute).map(|n| RateLimiter::direct(Quota::per_minute(n)));
+            let holder = Holder { name: entry.name.as_str().into(), scopes: entry.scopes, limit };
+            if holders.insert(hash, holder).is_some() {
+                return Err(wrong(format!("key {:?} is there twice", entry.name)));
+            }
+        }
+        Ok(Self(Some(holders)))
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_open(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Who asks, if they may.
+    fn admit(&self, headers: &HeaderMap, scope: Scope) -> Result<Caller, Problem> {
+        let Some(holders) = &self.0 else { return Ok(Caller { name: "anyone".into() }) };
+        let unknown = |code, message: &str| Problem::new(StatusCode::UNAUTHORIZED, code, message);
+        let given = headers
+            .get(header::AUTHORIZATION)
+            .ok_or_else(|| unknown("missing_api_key", "an API key is needed: send the header `Authorization: Bearer KEY`"))?;
+        let key = given.to_str().ok().and_then(|v| v.split_once(' ')).filter(|(kind, _)| kind.eq_ignore_ascii_case("bearer"));
+        let hash = key.map(|(_, key)| <[u8; 32]>::from(Sha256::digest(key.trim())));
+        let holder =
+            hash.and_then(|hash| holders.get(&hash)).ok_or_else(|| unknown("invalid_api_key", "this API key is not known"))?;
+        if !holder.scopes.contains(&scope) {
+            let message = format!("this API key does not open {}", name(scope));
+            return Err(Problem::new(StatusCode::FORBIDDEN, "scope", message));
+        }
+        if let Some(limit) = &holder.limit
+            && let Err(until) = limit.check()
+        {
+            let wait = until.wait_time_from(governor::clock::DefaultClock::default().now()).as_secs() + 1;
+            let message = format!("this API key has used up its requests of this minute; try again in {wait} s");
+            let many = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit", message);
+            return Err(Problem { retry_after: Some(wait), ..many });
+        }
+        Ok(Caller { name: holder.name.clone() })
+    }
+}
+
+/// Lets a request through to its route where its key opens `scope`.
+pub(super) async fn authorize(
+    State((server, scope)): State<(Shared, Scope)>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let caller = server.keys.admit(request.headers(), scope)?;
+    tracing::debug!(caller = &*caller.name, path = request.uri().path(), "let in");
+    request.extensions_mut().insert(caller);
+    Ok(next.run(request).await)
+}
+
+fn name(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Chat => "chat",
+        Scope::Speech => "speech",
+        Scope::Coach => "coach",
+        Scope::Senses => "senses",
+        Scope::Metrics => "metrics",
+    }
+}
+
+fn digest(hex: &str) -> Option<[u8; 32]> {
+    if !manifest::is_sha256(hex) {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+/// A new key, and its entry for the file of keys.
+///
+/// # Errors
+/// [`Error::Internal`] when the system has no random numbers.
+pub fn new_key(name: &str, scopes: &[Scope], per_minute: u32) -> Result<(String, String)> {
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).map_err(|e| Error::Internal(format!("random numbers: {e}")))?;
+    let key = format!("ds-{}", URL_SAFE_NO_PAD.encode(random));
+    let sha256 = Sha256::digest(&key).iter().map(|b| format!("{b:02x}")).collect();
+    let file = File { keys: vec![Entry { name: name.into(), sha256, scopes: scopes.into(), per_minute }] };
+    let entry = toml::to_string(&file).map_err(|e| Error::Internal(e.to_string()))?;
+    Ok((key, entry))
+}
+
+/// Adds an entry to a file of keys that nobody else can read, making it where there is none.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn append(path: &Path, entry: &str) -> Result<()> {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    let failed = |source| Error::Io { path: path.into(), source };
+    let mut file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(failed)?;
+    file.write_all(format!("{entry}\n").as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(entries: &str) -> Result<Keys> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), entries).unwrap();
+        Keys::open(file.path())
+    }
+
+    fn bearer(key: &str) -> HeaderMap {
+        HeaderMap::from_iter([(header::AUTHORIZATION, format!("Bearer {key}").parse().unwrap())])
+    }
+
+    #[test]
+    fn a_key_opens_its_scopes_and_nothing_else() {
+        let (key, entry) = new_key("school", &[Scope::Chat, Scope::Coach], 2).unwrap();
+        assert!(!entry.contains(&key) && key.len() == 46, "{entry}");
+        let keys = keys(&entry).unwrap();
+        assert_eq!(&*keys.admit(&bearer(&key), Scope::Coach).unwrap().name, "school");
+        let status = |headers: &HeaderMap, scope| keys.admit(headers, scope).err().map(|p| p.status.as_u16());
+        assert_eq!(status(&bearer(&key), Scope::Metrics), Some(403));
+        assert_eq!(status(&bearer(&key[1..]), Scope::Chat), Some(401));
+        assert_eq!(status(&HeaderMap::new(), Scope::Chat), Some(401));
+        // two a minute
+        assert_eq!(status(&bearer(&key), Scope::Chat), None);
+        let refused = keys.admit(&bearer(&key), Scope::Chat).err().unwrap();
+        assert_eq!((refused.status.as_u16(), refused.code), (429, "rate_limit"));
+        assert!((1..=31).contains(&refused.retry_after.unwrap()));
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_file_of_keys_is_told() {
+        let (_, entry) = new_key("a", &[Scope::Chat], 0).unwrap();
+        for (text, wanted) in [
+            (String::new(), "no key in it"),
+            (entry.replace("scopes = [\"chat\"]", "scopes = []"), "opens nothing"),
+            (entry.replace("sha256 = \"", "sha256 = \"x"), "64 lower-case"),
+            (entry.replace("chat", "root"), "root"),
+            (format!("{entry}\n{entry}"), "twice"),
+        ] {
+            let error = keys(&text).err().unwrap().to_string();
+            assert!(error.contains(wanted), "{error}");
+        }
+        assert!(Keys::open(Path::new("")).unwrap().is_open());
+    }
+}

@@ -1,0 +1,256 @@
+//! `dreamseed serve`: the engine over HTTP, for programs that are not written in Rust.
+//!
+//! OpenAI's API for text and speech, the engine's own for lessons, poses and features. A request is let in by its key (keys.rs), waits
+//! for a place (admission.rs), and does its work on threads that may block (work.rs); a client that goes away frees its place, and its
+//! keys and values in the model, at the next pass. Texts of several requests are computed together by the model's own thread.
+
+mod admission;
+mod coach;
+mod connections;
+mod error;
+pub mod keys;
+mod metrics;
+mod models;
+mod openai;
+mod senses;
+mod settings;
+mod upload;
+mod work;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, MatchedPath, Request, State},
+    http::{StatusCode, header},
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::net::TcpListener;
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
+    timeout::RequestBodyTimeoutLayer,
+    trace::TraceLayer,
+};
+use utoipa::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+pub use settings::Serve;
+
+use self::{
+    admission::Admission,
+    error::Problem,
+    keys::{Keys, Scope, authorize},
+    metrics::Metrics,
+};
+use crate::{Engine, Error, Result, manifest::Role};
+
+/// What all requests share.
+struct Server {
+    engine: Engine,
+    keys: Keys,
+    admission: Admission,
+    metrics: Metrics,
+    state: AtomicU8, // a `State`
+}
+
+type Shared = Arc<Server>;
+
+/// Whether requests are welcome.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Stage {
+    Loading,
+    Ready,
+    Draining,
+}
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "dreamseed",
+    description = "Text, speech, bodies and lessons. Text and speech follow OpenAI's API; errors have its form."
+))]
+struct Document;
+
+/// Serves until Ctrl-C or SIGTERM, then lets requests under way end.
+///
+/// # Errors
+/// [`Error::Usage`] for settings that cannot be met, [`Error::Io`] where the port is taken, and what is wrong with the file of keys.
+pub fn run(engine: Engine) -> Result<()> {
+    let settings = engine.config().serve.clone();
+    let keys = Keys::open(&settings.keys)?;
+    let address = settings.address()?;
+    if keys.is_open() && !settings.open && !address.ip().is_loopback() {
+        let problem = "other machines can reach it and there are no keys: make one with `dreamseed key new NAME` and name the file as \
+                       serve.keys, or set serve.open = true";
+        return Err(Error::Usage(format!("serve.listen = {address}: {problem}")));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2) // they only pass things on; work that computes has threads of its own
+        .max_blocking_threads(4 * settings.requests + 64)
+        .thread_name("http")
+        .enable_all()
+        .build()
+        .map_err(|e| Error::Internal(format!("the server's threads: {e}")))?;
+    let outcome = runtime.block_on(async {
+        let taken = |source| Error::Io { path: settings.listen.clone().into(), source };
+        let listener = TcpListener::bind(address).await.map_err(taken)?;
+        serve(engine, keys, listener, asked_to_stop()).await
+    });
+    runtime.shutdown_timeout(Duration::from_secs(2)); // what was cut off hears of it by its flag
+    outcome
+}
+
+/// Serves on `listener` until `stop` is complete.
+async fn serve(engine: Engine, keys: Keys, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<()> {
+    let settings = engine.config().serve.clone();
+    let address = listener.local_addr().map_err(|source| Error::Io { path: settings.listen.clone().into(), source })?;
+    let server = Arc::new(Server {
+        admission: Admission::new(settings.requests, settings.queue, Duration::from_secs(settings.wait_seconds)),
+        metrics: Metrics::new(),
+        state: AtomicU8::new(Stage::Loading as u8),
+        engine,
+        keys,
+    });
+    crate::cli::note(&format!("dreamseed listens on http://{address}"));
+    let warming = tokio::task::spawn_blocking({
+        let (server, warm) = (server.clone(), settings.warm);
+        move || server.warm(warm)
+    });
+    let routes = routes(&server, &settings);
+    let stopping = async {
+        stop.await;
+        server.state.store(Stage::Draining as u8, Ordering::Relaxed);
+        tracing::info!("stopping: requests under way have {} s", settings.drain_seconds);
+    };
+    let cut = connections::accept(listener, routes, &settings, stopping).await;
+    warming.abort();
+    if cut > 0 {
+        tracing::warn!("{cut} connections were cut off");
+    }
+    Ok(())
+}
+
+impl Server {
+    /// Loads the models that first requests need. What cannot be loaded is told; requests that need it will say so too.
+    fn warm(&self, wanted: bool) {
+        if wanted {
+            let begun = Instant::now();
+            let engine = &self.engine;
+            let has = |role| models::choose(engine, None, role).is_ok();
+            let loads = [
+                ("language model", has(Role::Llm).then(|| engine.llm(None).map(drop))),
+                ("speech", has(Role::Speech).then(|| engine.speech(None).map(drop))),
+                ("pose", has(Role::Pose).then(|| engine.pose(None).map(drop))),
+                ("face", has(Role::Face).then(|| engine.face().map(drop))),
+            ];
+            for (what, outcome) in loads {
+                if let Some(Err(e)) = outcome {
+                    tracing::warn!("{what}: {e}");
+                }
+            }
+            tracing::info!("models loaded in {:.1} s", begun.elapsed().as_secs_f64());
+        }
+        let (loading, ready) = (Stage::Loading as u8, Stage::Ready as u8);
+        let _ = self.state.compare_exchange(loading, ready, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+fn routes(server: &Shared, settings: &Serve) -> Router {
+    let scoped =
+        |scope, routes: OpenApiRouter<Shared>| routes.route_layer(from_fn_with_state((server.clone(), scope), authorize));
+    let text = OpenApiRouter::new()
+        .routes(routes!(models::models))
+        .routes(routes!(openai::chat::chat))
+        .routes(routes!(openai::completions::completions));
+    let speech =
+        OpenApiRouter::new().routes(routes!(openai::audio::transcriptions)).routes(routes!(openai::audio::translations));
+    let senses = OpenApiRouter::new().routes(routes!(senses::pose)).routes(routes!(senses::features));
+    let (routes, document) = OpenApiRouter::with_openapi(Document::openapi())
+        .merge(scoped(Scope::Chat, text))
+        .merge(scoped(Scope::Speech, speech))
+        .merge(scoped(Scope::Coach, OpenApiRouter::new().routes(routes!(coach::coach))))
+        .merge(scoped(Scope::Senses, senses))
+        .merge(scoped(Scope::Metrics, OpenApiRouter::new().route("/metrics", get(page_of_metrics))))
+        .routes(routes!(live))
+        .routes(routes!(ready))
+        .split_for_parts();
+    let document = Arc::new(document);
+    routes
+        .route("/openapi.json", get(move || async move { Json(&*document.clone()).into_response() }))
+        .fallback(|| async {
+            Problem::new(StatusCode::NOT_FOUND, "unknown_path", "there is nothing at this path; /openapi.json lists what is")
+        })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method",
+                "this path does not take this method; /openapi.json lists what it takes",
+            )
+        })
+        .layer(DefaultBodyLimit::max(usize::try_from(settings.body_mb.saturating_mul(1_000_000)).unwrap_or(usize::MAX)))
+        .layer(RequestBodyTimeoutLayer::new(Duration::from_secs(settings.idle_seconds)))
+        .layer(CatchPanicLayer::custom(|_| Problem::internal("a request panicked").into_response()))
+        .layer(from_fn_with_state(server.clone(), count))
+        .layer(TraceLayer::new_for_http())
+        .layer(PropagateRequestIdLayer::x_request_id())
+        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+        .with_state(server.clone())
+}
+
+/// Counts an answer by its route, never by the path that a client made up.
+async fn count(State(server): State<Shared>, request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let route = request.extensions().get::<MatchedPath>().map(|p| p.as_str().to_owned());
+    let response = next.run(request).await;
+    server.metrics.answered(route.as_deref().unwrap_or("unknown"), response.status(), begun.elapsed());
+    if let Some(problem) = response.extensions().get::<Problem>() {
+        server.metrics.problem(problem.code);
+    }
+    response
+}
+
+/// Whether the process runs
+#[utoipa::path(get, path = "/health/live", tag = "health", responses((status = 200, body = String)))]
+async fn live() -> &'static str {
+    "ok\n"
+}
+
+/// Whether requests are welcome: models are loaded, and it is not being stopped
+#[utoipa::path(get, path = "/health/ready", tag = "health", responses((status = 200, body = String), (status = 503, body = String)))]
+async fn ready(State(server): State<Shared>) -> (StatusCode, &'static str) {
+    match server.state.load(Ordering::Relaxed) {
+        s if s == Stage::Ready as u8 => (StatusCode::OK, "ready\n"),
+        s if s == Stage::Loading as u8 => (StatusCode::SERVICE_UNAVAILABLE, "loading\n"),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+    }
+}
+
+async fn page_of_metrics(State(server): State<Shared>) -> Result<Response, Problem> {
+    let page = server.metrics.page(server.admission.load()).map_err(Problem::internal)?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], page).into_response())
+}
+
+/// Ctrl-C or SIGTERM.
+async fn asked_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
+}
