@@ -11,6 +11,7 @@ pub mod cuda;
 mod experts;
 mod files;
 mod pictures;
+pub mod shards;
 mod state;
 mod weights;
 
@@ -319,20 +320,25 @@ impl Decoder {
 
     /// Runs the plan over new tokens of several sequences; the wanted logits are appended to the workspace's.
     fn pass(&self, pool: &Pool, workspace: &mut Workspace, store: &mut KvStore, slices: &[Slice]) {
-        let n = slices.iter().map(|s| s.tokens.len()).sum();
         for op in &self.plan {
-            match *op {
-                Op::Embed => self.embed(workspace, slices),
-                Op::NormQkv(layer) => self.norm_qkv(pool, workspace, layer, n),
-                Op::RopeAppend(layer) => self.rope_append(pool, workspace, (store, slices), layer, n),
-                Op::Attend(layer) => self.attend(pool, workspace, (store, slices), layer, n),
-                Op::Output(layer) => self.output(pool, workspace, layer, n),
-                Op::GateUp(layer) => self.gate_up(pool, workspace, layer, n),
-                Op::Down(layer) => self.down(pool, workspace, layer, n),
-                Op::Experts(layer) => self.experts(pool, workspace, layer, n),
-                Op::Deep(layer) => self.add_deep(workspace, slices, layer),
-                Op::Head => self.logits(pool, workspace, slices),
-            }
+            self.step(pool, workspace, store, slices, *op);
+        }
+    }
+
+    /// Runs one operation over the workspace's buffers.
+    fn step(&self, pool: &Pool, workspace: &mut Workspace, store: &mut KvStore, slices: &[Slice], op: Op) {
+        let n = slices.iter().map(|s| s.tokens.len()).sum();
+        match op {
+            Op::Embed => self.embed(workspace, slices),
+            Op::NormQkv(layer) => self.norm_qkv(pool, workspace, layer, n),
+            Op::RopeAppend(layer) => self.rope_append(pool, workspace, (store, slices), layer, n),
+            Op::Attend(layer) => self.attend(pool, workspace, (store, slices), layer, n),
+            Op::Output(layer) => self.output(pool, workspace, layer, n),
+            Op::GateUp(layer) => self.gate_up(pool, workspace, layer, n),
+            Op::Down(layer) => self.down(pool, workspace, layer, n),
+            Op::Experts(layer) => self.experts(pool, workspace, layer, n),
+            Op::Deep(layer) => self.add_deep(workspace, slices, layer),
+            Op::Head => self.logits(pool, workspace, slices),
         }
     }
 

@@ -190,7 +190,9 @@ impl<P: Place> Loader<'_, P> {
         let name = self.name(part, "weight");
         match self.files {
             Files::Gguf(_) => self.files.matrices(self.place, &name, (&vec![rows; count], cols), self.config),
-            Files::Hf { .. } => (0..count).map(|expert| self.matrix(&format!("{part}.{expert}"), rows, cols)).collect(),
+            Files::Hf { .. } | Files::Part(_) => {
+                (0..count).map(|expert| self.matrix(&format!("{part}.{expert}"), rows, cols)).collect()
+            }
         }
     }
 

@@ -4,6 +4,8 @@ mod batch;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod grammar;
+#[cfg(feature = "cuda")]
+mod graph;
 mod llm;
 mod net;
 mod perplexity;
@@ -48,6 +50,9 @@ pub enum What {
     Perplexity(perplexity::PerplexityArgs),
     /// What it costs to hold text to a schema, a regular expression or a grammar
     Grammar(grammar::GrammarArgs),
+    /// Milliseconds of a decode step on a GPU, its launches one by one and replayed as graphs, and the memory that it takes
+    #[cfg(feature = "cuda")]
+    Graph(graph::GraphArgs),
     /// Seconds to transcribe a recording
     Speech {
         /// An id or a folder (default: the profile's)
@@ -83,6 +88,8 @@ pub(super) fn run(config: Config, args: BenchArgs) -> Result<()> {
         }
         What::Perplexity(perplexity) => show(args.json, &perplexity::run(&engine, perplexity)?),
         What::Grammar(grammar) => show(args.json, &grammar::run(&engine, grammar, runs)?),
+        #[cfg(feature = "cuda")]
+        What::Graph(graph) => show(args.json, &graph::run(&engine, graph, runs)?),
         What::Speech { model, file } => show(args.json, &speech(&engine, model.as_deref(), file, runs)?),
         What::Net(net) => show(args.json, &net::run(&engine, net, runs)?),
         What::Vision(vision) => show(args.json, &vision::run(&engine, vision, runs)?),
