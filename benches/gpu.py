@@ -36,7 +36,7 @@ class Bench:
     def __init__(self, args):
         self.args, self.begin = args, time.monotonic()
         self.rows, self.failures = [], 0
-        self.device = None
+        self.device, self.gpus = None, 0
         self.result = {**common.head(args.threads), "device": None, "steps": []}
         if args.commit:
             self.result["commit"] = args.commit
@@ -49,10 +49,13 @@ class Bench:
         home = ["--home", self.args.home] if self.args.home else []
         network = [] if self.args.fetch else ["--offline"]
         threads = ["--threads", self.args.threads]
-        code, out, err = call([self.args.binary, *home, *network, *threads, *args], min(seconds, max(self.left(), 1)))
-        said = " | ".join(err.strip().splitlines()[-2:])
-        if code and "offline" in said.lower():
-            raise LeftOut(f"{said}; --fetch lets it be fetched")
+        # variables of the build and of the tests are none that the program knows
+        env = {k: v for k, v in os.environ.items() if not k.startswith("DREAMSEED_CUDA_")}
+        command = [self.args.binary, *home, *network, *threads, *args]
+        code, out, err = call(command, min(seconds, max(self.left(), 1)), env)
+        said = " | ".join(line.strip() for line in err.strip().splitlines()[-3:])
+        if code and "weights are missing" in err:
+            raise LeftOut(f"{said.split(' | ')[1]}; --fetch lets weights be fetched, --home names where they are")
         if code:
             raise Failed(f"dreamseed {' '.join(map(str, args[:3]))}: exit {code}: {said}")
         try:
@@ -105,7 +108,9 @@ def facts(bench, entry):
     """What the program's own look at the driver finds, and nvidia-smi's."""
     entry["doctor"] = doctor = bench.dreamseed("doctor", "--json", seconds=60)
     cuda = next((c for c in doctor.get("checks", []) if c.get("name") == "cuda"), {})
-    rows = [figure("doctor", cuda.get("seen", "says nothing of CUDA"))]
+    seen = cuda.get("seen", "says nothing of CUDA")
+    bench.gpus = len(re.findall(r"sm_\d+", seen))
+    rows = [figure("doctor", (seen.split("; ") + [seen])[1])]
     fields = "name,driver_version,memory.total,memory.used,power.limit,clocks.max.memory,pcie.link.gen.current,pcie.link.width.current"
     known = smi(fields)
     if known is None:
@@ -115,15 +120,15 @@ def facts(bench, entry):
         rows.append(figure("nvidia-smi", f"{gpu[0]}, driver {gpu[1]}, {gpu[3]} of {gpu[2]} MiB used, {gpu[4]} W, PCIe {gpu[6]} x{gpu[7]}"))
     if known and len(known) > 1:
         entry["topology"] = call(["nvidia-smi", "topo", "-m"], 30)[1]
-    if cuda.get("status") != "ok" or "built in" not in cuda.get("seen", ""):
-        raise Failed(f"no GPU for this program: {cuda.get('seen')} {cuda.get('advice') or ''}")
+    if cuda.get("status") != "ok" or not bench.gpus:
+        raise Failed(f"no GPU for this program: {seen}; {cuda.get('todo') or ''}")
     return rows
 
 
-def tests(bench, entry, binary):
+def tests(bench, entry, binary, *which):
     """Every kernel (decoder, text) against its reference on the device."""
     env = {**os.environ, "DREAMSEED_CUDA_TEST": "1"}
-    command = [binary, "cuda::", "--test-threads", "2"]
+    command = [binary, *(which or ["cuda::"]), "--test-threads", "2"]
     code, out, err = call(command, min(bench.args.test_minutes * 60, max(bench.left(), 1)), env)
     entry["tests"] = seen = dict(TEST.findall(out))
     bad = [name for name, what in seen.items() if what == "FAILED"]
@@ -133,6 +138,18 @@ def tests(bench, entry, binary):
         panics = re.findall(r"panicked at [^\n]*\n([^\n]*)", out + err)
         raise Failed(f"{passed} passed, {len(bad)} failed ({', '.join(bad) or f'exit {code}'}): {panics[0] if panics else err.strip()[-300:]}")
     return [figure("agree with their references", f"{passed} of {passed} tests")]
+
+
+def sums(bench, entry):
+    """Sums over the GPUs by NCCL, where there are several."""
+    if bench.gpus < 2:
+        raise LeftOut(f"{bench.gpus} GPU; sums need two")
+    try:
+        return tests(bench, entry, bench.args.test["kernels"], "cuda::nccl::tests::sums_are_those_of_the_members", "--exact", "--ignored")
+    except Failed as e:
+        if "NCCL is not usable" in str(e) + entry.get("output", ""):
+            raise LeftOut("NCCL is not installed (libnccl2)") from e
+        raise
 
 
 def graph(bench, entry, file):
@@ -189,13 +206,20 @@ def decode(bench, entry, file, depth):
     return rows
 
 
+def there(what, path):
+    if not Path(path).exists():
+        raise LeftOut(f"{path} is not there; --{what} names another")
+
+
 def speech(bench, entry):
+    there("speech", bench.args.speech)
     entry["raw"] = r = bench.dreamseed("bench", "speech", "--model", bench.args.whisper, "--file", bench.args.speech, "--runs", 3, "--json")
     where = r.get("device") or f"processor, {r['threads']} threads"
     return [figure(f"{bench.args.whisper}, {r['audio_seconds']:.0f} s of speech ({where})", r["seconds"], "s")]
 
 
 def pose(bench, entry):
+    there("picture", bench.args.picture)
     entry["raw"] = r = bench.dreamseed("bench", "pose", "--file", bench.args.picture, "--runs", 5, "--json")
     where = r.get("device") or f"processor, {r['threads']} threads"
     return [figure(f"full, a picture alone, {r['people']} person ({where})", r["static_ms"], "ms")]
@@ -241,6 +265,7 @@ def run(bench, folder):
     bench.step("device", lambda entry: facts(bench, entry))
     for name, binary in sorted(args.test.items()):
         bench.step(f"tests of {name}", lambda entry, b=binary: tests(bench, entry, b))
+    bench.step("NCCL", lambda entry: sums(bench, entry))
     for shape in args.shapes:
         file = Path(args.files or folder) / f"{shape}.gguf"
         made = bench.step(f"make {shape}", lambda entry: [figure("file", synthetic.write(shape, file).stat().st_size / 2**20, "MiB")])

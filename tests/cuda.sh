@@ -24,6 +24,10 @@ rm -f "$cache/lib/libcuda.so.1"
 cc -std=gnu11 -O2 -Wall -Werror -shared -fPIC -o "$cache/lib/libcuda.so.1" tests/cuda/driver.c \
   -L "$cache/lib" -Wl,--no-as-needed -lptxemu -Wl,-rpath,'$ORIGIN' -lpthread -ldl
 
+# NCCL's double lies apart, so that it can be left out
+mkdir -p "$cache/nccl"
+cc -std=gnu11 -O2 -Wall -Werror -shared -fPIC -o "$cache/nccl/libnccl.so.2" tests/cuda/nccl.c -ldl
+
 export CUDA_HOME="$cache/toolkit" DREAMSEED_CUDA_CODE=ptx DREAMSEED_CUDA_TEST=1 CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/target}"
 unset NVCC
 cargo test --release --locked --workspace --features cuda --lib --no-run
@@ -55,6 +59,16 @@ echo "=== drivers and devices that will not do"
 DREAMSEED_DRIVER_VERSION=11080 DREAMSEED_CUDA_REFUSAL="update the driver" models a_device_that_will_not_do_is_told
 FAKECUDA_CC=75 DREAMSEED_CUDA_REFUSAL="compute capability 7.5" models a_device_that_will_not_do_is_told
 FAKECUDA_NO_DEVICE=1 DREAMSEED_CUDA_REFUSAL="0 found" models a_device_that_will_not_do_is_told
+
+echo "=== sums over GPUs"
+nccl() { FAKECUDA_DEVICES=${members:-3} LD_LIBRARY_PATH="$cache/nccl:$LD_LIBRARY_PATH" ignored "cuda::nccl::tests::$1"; }
+nccl what_does_not_fit_is_refused
+for members in 2 3 5; do nccl sums_are_those_of_the_members; done
+DREAMSEED_NCCL_FAULT=ncclCommInitAll:1:2 DREAMSEED_NCCL_REFUSAL="connect the GPUs: unhandled system error" nccl a_library_that_will_not_do_is_told
+DREAMSEED_NCCL_FAULT=ncclAllReduce:2:1 DREAMSEED_NCCL_REFUSAL="sum: unhandled cuda error" nccl a_library_that_will_not_do_is_told
+DREAMSEED_NCCL_FAULT=ncclCommGetAsyncError:1:6 DREAMSEED_NCCL_REFUSAL="go on: remote process exited" nccl a_library_that_will_not_do_is_told
+DREAMSEED_NCCL_VERSION=2804 DREAMSEED_NCCL_REFUSAL="its version is 2804" nccl a_library_that_will_not_do_is_told
+FAKECUDA_DEVICES=2 DREAMSEED_NCCL_REFUSAL="NCCL is not usable" ignored cuda::nccl::tests::a_library_that_will_not_do_is_told
 
 if [ -n "$all" ] && [ -z "${DREAMSEED_CUDA_MODEL:-}" ]; then
   echo "skipped: SmolLM2; DREAMSEED_CUDA_MODEL names no file of it"

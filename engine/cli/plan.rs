@@ -270,6 +270,13 @@ fn details(plans: &[Plan]) -> Result<()> {
             let [from, to] = d.layers;
             emit(&format!("{} on {}: layers {from}..{to}, {bytes:.2} of {:.2} GB", p.model, d.gpu, d.free as f64 / 1e9))?;
         }
+        if let Some(t) = &p.tensor {
+            let ([low, high], bytes) = (t.tokens_per_second, t.need as f64 / 1e9);
+            emit(&format!(
+                "{} cut over {} GPUs: {low:.0}-{high:.0} tokens/s, {bytes:.2} GB each, {:.0} us for each of two sums a layer; not run so yet",
+                p.model, t.parts, t.sum_us
+            ))?;
+        }
     }
     Ok(())
 }

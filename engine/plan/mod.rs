@@ -11,6 +11,7 @@ pub mod memory;
 pub mod predict;
 pub mod shape;
 pub mod split;
+pub mod tensor;
 
 #[cfg(test)]
 mod tests;
@@ -110,6 +111,8 @@ pub struct Plan {
     pub total_per_second: Speed,
     /// With the draft model's guesses; of one sequence.
     pub speculative: Option<Speed>,
+    /// Where the GPUs are equal: with every layer cut over them, which the decoder does not do yet.
+    pub tensor: Option<tensor::Tensor>,
 }
 
 impl Plan {
@@ -156,6 +159,7 @@ pub fn plan(costs: &Costs, request: &Request) -> Plan {
         tokens_per_second: [0.0; 2],
         total_per_second: [0.0; 2],
         speculative: None,
+        tensor: tensor::tensor(costs, request),
     };
     let stages = lay_out(&mut plan, &left, shape, wish);
     let seconds = |rows: u64| [true, false].map(|slow| step(costs, request, &stages, rows, slow));

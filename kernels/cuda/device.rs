@@ -76,6 +76,7 @@ pub struct Device {
 }
 
 struct Inner {
+    ordinal: usize,
     device: sys::CUdevice,
     context: sys::CUcontext,
     modules: Vec<sys::CUmodule>,
@@ -143,8 +144,8 @@ impl Device {
         // SAFETY: the device exists; every handle is kept until the device is dropped.
         unsafe {
             let context = result::primary_ctx::retain(device).map_err(|e| failed("make a context", e))?;
-            let mut inner =
-                Inner { device, context, modules: Vec::new(), functions: Mutex::default(), info, used: AtomicUsize::new(0) };
+            let (modules, functions, used) = (Vec::new(), Mutex::default(), AtomicUsize::new(0));
+            let mut inner = Inner { ordinal, device, context, modules, functions, info, used };
             inner.bind()?;
             inner.load()?;
             let gpu = Arc::new(inner);
@@ -187,6 +188,20 @@ impl Device {
     /// Bytes of all buffers that live.
     pub fn used(&self) -> usize {
         self.gpu.used.load(Ordering::Relaxed)
+    }
+
+    /// Its number in the driver's order.
+    pub fn ordinal(&self) -> usize {
+        self.gpu.ordinal
+    }
+
+    pub(super) fn stream(&self) -> sys::CUstream {
+        self.stream.handle
+    }
+
+    /// Makes its context the thread's.
+    pub(super) fn bind(&self) -> Result<()> {
+        self.gpu.bind()
     }
 
     /// A buffer of zeros. Waits for the device.
@@ -411,6 +426,11 @@ impl<T: Element> Buffer<T> {
     /// Whether it holds nothing.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Where it lies.
+    pub(super) fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Where it lies on the device.

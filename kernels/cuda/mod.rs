@@ -10,6 +10,7 @@
 mod attention;
 mod device;
 mod gemv;
+mod nccl;
 mod rows;
 mod sample;
 #[cfg(test)]
@@ -18,5 +19,6 @@ mod tests;
 pub use attention::{Attend, Counters, DeviceStore, HeadNorms, RopeAppend, Rows, attend, rope_append};
 pub use device::{Buffer, Device, Element, Error, Graph, Info};
 pub use gemv::{DeviceMatrix, Gate, GemvInput, Part, Quantized, embed, gated, gemv};
+pub use nccl::{Communicator, NcclError};
 pub use rows::{add_norm, quantize, rms_norm, softcap};
 pub use sample::{Choice, Chosen, choose};
