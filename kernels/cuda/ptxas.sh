@@ -30,18 +30,19 @@ export -f compile
 for device in $devices; do printf '%s\n' *.cu | sed "s/$/ $device/"; done |
   xargs -P "$(nproc)" -L 1 bash -c 'compile "$@"' _
 
-# kernel, device, registers, shared, stack, spill stores, spill loads; functions that are not inlined have no registers of their own
+# kernel, device, registers, shared, stack, spill stores, spill loads; functions that are not inlined are named with their file, and have
+# no registers of their own
 for log in "$scratch"/*.log; do
-  device=${log%.log} && device=${device##*.}
-  awk -v device="sm_$device" '
-    /Compiling entry function/ { split($0, part, "\047"); entry = part[2] }
+  name=$(basename "$log" .log)
+  awk -v file="${name%.*}" -v device="sm_${name##*.}" '
+    /Compiling entry function/ { split($0, part, "\047"); entry = part[2]; entries[entry] = 1 }
     /Function properties for/ { name = $NF; known[name] = 1; registers[name] = "-"; shared[name] = 0 }
     /bytes stack frame/ { stack[name] = $1; stores[name] = $5; loads[name] = $9 }
     / Used [0-9]+ registers/ {
       match($0, /Used [0-9]+/); registers[entry] = substr($0, RSTART + 5, RLENGTH - 5)
       if (match($0, /[0-9]+ bytes smem/)) shared[entry] = substr($0, RSTART, RLENGTH) + 0
     }
-    END { for (n in known) print n, device, registers[n], shared[n], stack[n], stores[n], loads[n] }
+    END { for (n in known) print (n in entries ? n : file ":" n), device, registers[n], shared[n], stack[n], stores[n], loads[n] }
   ' "$log"
 done | LC_ALL=C sort -k1,1 -k2,2V >"$scratch/rows"
 [ -s "$scratch/rows" ] || { echo "ptxas.sh: ptxas told nothing" >&2 && exit 1; }
@@ -49,7 +50,7 @@ done | LC_ALL=C sort -k1,1 -k2,2V >"$scratch/rows"
   echo "# Made by ptxas.sh with $("$toolkit/bin/nvcc" --version | tail -1). Bytes; shared memory is the static part."
   echo "kernel device registers shared stack spill-stores spill-loads"
   cat "$scratch/rows"
-} | awk '/^#/ { print; next } { printf "%-28s%-8s%10s%8s%7s%14s%13s\n", $1, $2, $3, $4, $5, $6, $7 }' >"$scratch/table"
+} | awk '/^#/ { print; next } { printf "%-27s %-7s %9s %7s %6s %13s %12s\n", $1, $2, $3, $4, $5, $6, $7 }' >"$scratch/table"
 spilling=$(awk '$6 + $7 > 0 { printf " %s on %s (%d bytes stored, %d loaded)", $1, $2, $6, $7 }' "$scratch/rows")
 
 if [ "${1:-}" != --check ]; then
