@@ -36,10 +36,14 @@ class Bench:
     def __init__(self, args):
         self.args, self.begin = args, time.monotonic()
         self.rows, self.failures = [], 0
-        self.device, self.gpus = None, 0
+        self.gpus = 0
         self.result = {**common.head(args.threads), "device": None, "steps": []}
         if args.commit:
             self.result["commit"] = args.commit
+
+    def name(self, device):
+        """The first device that is named stands for the machine."""
+        self.result["device"] = self.result["device"] or device
 
     def left(self):
         return 60 * self.args.minutes - (time.monotonic() - self.begin)
@@ -73,7 +77,7 @@ class Bench:
             entry["figures"] = what(entry)
         except LeftOut as e:
             entry.update(status="left out", why=str(e))
-        except Exception as e:  # whatever it was: the other steps go on
+        except (Exception, SystemExit) as e:  # whatever it was: the other steps go on
             entry.update(status="FAILED", why=f"{e}" if isinstance(e, Failed) else f"{type(e).__name__}: {e}")
             self.failures += 1
         entry["seconds"] = round(time.monotonic() - begin, 1)
@@ -84,7 +88,7 @@ class Bench:
         return entry
 
     def store(self):
-        return common.store(self.result, "gpu", self.args.out, self.device or "no-device")
+        return common.store(self.result, "gpu", self.args.out, self.result["device"] or "no-device")
 
 
 def figure(name, measured, unit="", planned=None, peer=None):
@@ -117,6 +121,7 @@ def facts(bench, entry):
         rows.append(figure("nvidia-smi", "is not installed"))
     for gpu in known or []:
         entry.setdefault("nvidia_smi", []).append(dict(zip(fields.split(","), gpu)))
+        bench.name(gpu[0])
         rows.append(figure("nvidia-smi", f"{gpu[0]}, driver {gpu[1]}, {gpu[3]} of {gpu[2]} MiB used, {gpu[4]} W, PCIe {gpu[6]} x{gpu[7]}"))
     if known and len(known) > 1:
         entry["topology"] = call(["nvidia-smi", "topo", "-m"], 30)[1]
@@ -156,8 +161,7 @@ def graph(bench, entry, file):
     """A step replayed and launch by launch, and what is left of the memory."""
     r = bench.dreamseed("--device", "cuda", "bench", "graph", "--model", file, "--steps", bench.args.steps, "--runs", 3, "--json")
     entry["raw"] = r
-    bench.device = bench.device or r["device"]
-    bench.result["device"] = bench.device
+    bench.name(r["device"])
     entry["figures"] = rows = [
         figure("launches of a step", r["launches"]),
         figure("a step, replayed", r["replayed_ms"], "ms"),
