@@ -40,6 +40,9 @@ pub struct TranscribeArgs {
     /// Listen to silence and noise too, not only to what sounds like speech
     #[arg(long)]
     pub no_vad: bool,
+    /// Take the windows of a long recording one after the other, each with the text before as its prompt, instead of side by side
+    #[arg(long)]
+    pub in_turn: bool,
     /// Give words while they are spoken: a line a sentence, the one under way below; with --json partial and final words as events
     #[arg(long)]
     pub stream: bool,
@@ -81,6 +84,7 @@ pub(super) fn run(config: Config, args: TranscribeArgs) -> Result<()> {
         beam_size: usize::from(args.beam),
         initial_prompt: args.hint.clone(),
         vad: config.speech.vad && !args.no_vad,
+        windows: if args.in_turn { whisper::Windows::InTurn } else { config.speech.windows.into() },
         word_timestamps: !args.no_words,
         ..Options::default()
     };

@@ -58,17 +58,17 @@ pub(super) struct DecoderState {
     lens: Vec<u32>,  // (slots): positions that are taken
     keys: Vec<f32>,  // (n_text_layer, slots, capacity, n_state); memory that was never touched costs nothing
     values: Vec<f32>,
-    origins: Vec<u32>,          // (slots, capacity): the slot in which a position of a sequence lies
-    moved: Vec<u32>,            // (slots, capacity): scratch of `fork`
-    rows: Vec<Row>,             // of the next pass
-    wanted: Vec<u32>,           // rows of the next pass whose logits are computed
-    hearings: Vec<Hearing>,     // of the rows
-    pub(super) x: Vec<f32>,     // (rows, n_state): after a pass normed by the last norm, ready for `logits`
-    h: Vec<f32>,                // (rows, n_state)
-    qkv: Vec<f32>,              // (rows, 3 n_state)
-    hidden: Vec<f32>,           // (rows, n_ffn)
-    scores: Vec<f32>,           // of the attention over tokens
-    heard: Vec<f32>,            // of the attention over the audio
+    origins: Vec<u32>,           // (slots, capacity): the slot in which a position of a sequence lies
+    moved: Vec<u32>,             // (slots, capacity): scratch of `fork`
+    rows: Vec<Row>,              // of the next pass
+    wanted: Vec<u32>,            // rows of the next pass whose logits are computed
+    hearings: Vec<Hearing>,      // of the rows
+    pub(super) x: Vec<f32>,      // (rows, n_state): after a pass normed by the last norm, ready for `logits`
+    h: Vec<f32>,                 // (rows, n_state)
+    qkv: Vec<f32>,               // (rows, 3 n_state)
+    hidden: Vec<f32>,            // (rows, n_ffn)
+    scores: Vec<f32>,            // of the attention over tokens
+    heard: Vec<f32>,             // of the attention over the audio
     pub(super) logits: Vec<f32>, // (wanted, n_vocab)
 }
 
@@ -266,7 +266,13 @@ impl Model {
         apply(pool, &state.h, &across.q, room(&mut state.qkv, state.x.len()), Activation::None);
     }
 
-    fn cross_attend(&self, pool: &Pool, (cross, state): (&[Cross], &mut DecoderState), layer: usize, probe: Option<&mut Probe>) {
+    fn cross_attend(
+        &self,
+        pool: &Pool,
+        (cross, state): (&[Cross], &mut DecoderState),
+        layer: usize,
+        probe: Option<&mut Probe>,
+    ) {
         let packed = |audio: usize| &cross[audio].0[layer];
         let queries = &state.qkv[..state.x.len()];
         Hearing::attend(&state.hearings, pool, packed, queries, &mut state.heard, &mut state.h);

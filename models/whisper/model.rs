@@ -111,7 +111,13 @@ impl Model {
     ///
     /// # Errors
     /// None for a checked model: its own shapes fit.
-    pub(super) fn hear(&self, pool: &Pool, mel: &[f32], state: &mut EncoderState, cross: &mut Cross) -> Result<(), MatrixError> {
+    pub(super) fn hear(
+        &self,
+        pool: &Pool,
+        mel: &[f32],
+        state: &mut EncoderState,
+        cross: &mut Cross,
+    ) -> Result<(), MatrixError> {
         self.encode(pool, mel, state);
         self.project_audio(pool, &state.x, (&mut state.kv, &mut state.heads), cross)
     }

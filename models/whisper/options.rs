@@ -31,7 +31,7 @@ pub enum Windows {
     /// Each begins where the last certain segment of the one before ended, and has its text as prompt.
     InTurn,
     /// Nothing over a pause that divides them: speech between silences, and where it goes on for longer than a window holds, cut
-    /// where it is softest. Such stretches are decoded side by side, which costs far less for each; the text of each is what it would be alone.
+    /// where it is softest. Such stretches are decoded side by side, which costs less for each; no text hangs on another's.
     #[default]
     Together,
 }

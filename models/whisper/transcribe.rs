@@ -165,7 +165,11 @@ impl<'a> Session<'a> {
         let mut left = VecDeque::from(self.stretches());
         while !left.is_empty() {
             let known = !self.transcript.language.is_empty();
-            if self.round(left.make_contiguous(), progress)?.is_break() {
+            let ready = match self.options.windows {
+                Windows::InTurn => 1, // the next stretch waits for the text of this one
+                Windows::Together => left.len(),
+            };
+            if self.round(&mut left.make_contiguous()[..ready], progress)?.is_break() {
                 break;
             }
             if !known
