@@ -66,8 +66,9 @@ pub struct Speech {
     pub precision: Precision,
     /// Write down only what sounds like speech (the default): silence and noise cost nothing and are given no text.
     pub vad: bool,
-    /// The windows of a long recording `together` (the default): stretches that pauses divide are decoded side by side and know nothing
-    /// of each other; or `in-turn`: each has the text of the one before as its prompt.
+    /// The windows of a long recording `together` (the default): stretches that silences divide are decoded side by side and know
+    /// nothing of each other; `in-turn`: each has the text of the one before as its prompt; `cut`: what is longer than a window is cut
+    /// where it is softest as well, which is faster where nobody pauses, and can lose words beside a cut.
     pub windows: Windows,
 }
 
@@ -93,14 +94,16 @@ impl Default for Body {
 }
 
 /// What the windows of a long recording know of each other.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Windows {
     /// One after the other, with the text before as prompt.
     InTurn,
-    /// Side by side.
+    /// Stretches between silences side by side.
     #[default]
     Together,
+    /// The same, and longer ones cut where they are softest.
+    Cut,
 }
 
 impl From<Windows> for dreamseed_models::whisper::Windows {
@@ -108,6 +111,7 @@ impl From<Windows> for dreamseed_models::whisper::Windows {
         match windows {
             Windows::InTurn => Self::InTurn,
             Windows::Together => Self::Together,
+            Windows::Cut => Self::Cut,
         }
     }
 }

@@ -196,7 +196,7 @@ fn segments_come_in_order_of_time() {
         pcm[at * 16_000 - 3000..at * 16_000 + 3000].fill(0.0);
     }
     let whisper = Whisper::open(folder.path(), &pool, Precision::Int8).unwrap();
-    for windows in [Windows::Together, Windows::InTurn] {
+    for windows in [Windows::Cut, Windows::Together, Windows::InTurn] {
         let temperatures = vec![0.0];
         let options = Options {
             windows,
@@ -218,6 +218,6 @@ fn segments_come_in_order_of_time() {
         let heard = whisper.transcribe(&pool, &pcm, &options, hear).unwrap();
         assert_eq!(heard.segments, told);
         assert!(told.len() > 2 && told.windows(2).all(|s| s[0].start <= s[1].start), "{told:?}");
-        assert!(if windows == Windows::Together { most > 4 } else { most == 1 }, "{most} side by side");
+        assert!(if windows == Windows::Cut { most > 4 } else { most == 1 }, "{most} side by side");
     }
 }
