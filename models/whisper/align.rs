@@ -50,7 +50,7 @@ impl Aligner<'_> {
     pub(super) fn align(&self, spoken: &Spoken, state: &mut DecoderState) -> Vec<Timing> {
         let words = self.tokens.words(spoken.text, spoken.language);
         let Some(onsets) = self.force(spoken, state) else { return Vec::new() };
-        let probabilities = self.probabilities(&state.x, spoken.start.len(), spoken.text);
+        let probabilities = self.probabilities(state, spoken.start.len(), spoken.text);
         let mut first = 0;
         let time = |token: usize| onsets.get(token).copied().unwrap_or(0.0);
         let timing = |(word, ids): (String, Vec<u32>)| {
@@ -86,14 +86,14 @@ impl Aligner<'_> {
         Some(onsets.into_iter().map(|at| at as f64 / POSITIONS_PER_SECOND).collect())
     }
 
-    /// Probability of each text token among all text tokens, given those before it. `x`: (tokens, n_state)
-    fn probabilities(&self, x: &[f32], first: usize, text: &[u32]) -> Vec<f32> {
+    /// Probability of each text token among all text tokens, given those before it: `state.x` is (tokens, n_state).
+    fn probabilities(&self, state: &mut DecoderState, first: usize, text: &[u32]) -> Vec<f32> {
         let (d, n_vocab, eot) = (self.model.config.n_state, self.model.config.n_vocab, self.tokens.eot as usize);
-        let mut logits = Vec::new();
+        let DecoderState { x, logits, .. } = state;
         let mut out = Vec::with_capacity(text.len());
         let rows = x[first * d..][..text.len() * d].chunks(LOGIT_ROWS * d);
         for (rows, ids) in rows.zip(text.chunks(LOGIT_ROWS)) {
-            self.model.logits(self.pool, rows, &mut logits);
+            self.model.logits(self.pool, rows, logits);
             let row = |(row, id): (&[f32], &u32)| (row[*id as usize] - math::log_sum_exp(&row[..eot])).exp();
             out.extend(logits.chunks_exact(n_vocab).zip(ids).map(row));
         }
