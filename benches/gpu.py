@@ -57,9 +57,11 @@ class Bench:
         env = {k: v for k, v in os.environ.items() if not k.startswith("DREAMSEED_CUDA_")}
         command = [self.args.binary, *home, *network, *threads, *args]
         code, out, err = call(command, min(seconds, max(self.left(), 1)), env)
-        said = " | ".join(line.strip() for line in err.strip().splitlines()[-3:])
-        if code and "weights are missing" in err:
-            raise LeftOut(f"{said.split(' | ')[1]}; --fetch lets weights be fetched, --home names where they are")
+        lines = [line.strip() for line in err.strip().splitlines()]
+        said, missing = " | ".join(lines[-3:]), [i for i, line in enumerate(lines) if line.endswith("weights are missing:")]
+        if code and missing:
+            which = " | ".join(lines[missing[0] + 1 : missing[0] + 2])
+            raise LeftOut(f"{which}; --fetch lets weights be fetched, --home names where they are")
         if code:
             raise Failed(f"dreamseed {' '.join(map(str, args[:3]))}: exit {code}: {said}")
         try:

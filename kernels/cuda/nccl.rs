@@ -169,8 +169,8 @@ impl Communicator {
         let mut launched = Ok(());
         for ((buffer, device), &member) in buffers.iter().zip(&self.devices).zip(&self.members) {
             let at = buffer.pointer() as Handle;
-            // SAFETY: the buffer holds the elements and is this member's; the stream lives as long as the device.
             let one = device.bind().map_err(NcclError::from).and_then(|()| {
+                // SAFETY: the buffer holds the elements and is this member's; the stream lives as long as the device.
                 let code = unsafe { (library.all_reduce)(at, at, len, FLOAT, SUM, member, device.stream().cast()) };
                 library.done(code, "sum")
             });
