@@ -210,7 +210,8 @@ impl Device {
     /// [`Error::OutOfMemory`], [`Error::Driver`], [`Error::Lost`].
     pub fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
         let free = self.free()?;
-        let bytes = len.checked_mul(size_of::<T>()).ok_or(Error::OutOfMemory { wanted: usize::MAX, free })?;
+        let bytes = len.checked_mul(size_of::<T>()).filter(|&bytes| bytes <= isize::MAX as usize);
+        let bytes = bytes.ok_or(Error::OutOfMemory { wanted: usize::MAX, free })?;
         // SAFETY: the memory is this buffer's alone; it is set before anybody reads it.
         let pointer = unsafe {
             let pointer = result::malloc_sync(bytes.max(16)).map_err(|e| match e.0 as u32 {

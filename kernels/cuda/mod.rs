@@ -8,17 +8,21 @@
 //! GPU yet.**
 
 mod attention;
+mod dense;
 mod device;
 mod gemv;
 mod nccl;
 mod rows;
 mod sample;
+mod store;
 #[cfg(test)]
 mod tests;
 
-pub use attention::{Attend, Counters, DeviceStore, HeadNorms, RopeAppend, Rows, attend, rope_append};
+pub use attention::{Attend, Counters, HeadNorms, RopeAppend, attend, attend_rows, rope_append};
+pub use dense::{DenseAttention, Strided, attend_dense};
 pub use device::{Buffer, Device, Element, Error, Graph, Info};
 pub use gemv::{DeviceMatrix, Gate, GemvInput, Part, Quantized, embed, gated, gemv};
 pub use nccl::{Communicator, NcclError};
 pub use rows::{add_norm, quantize, rms_norm, softcap};
 pub use sample::{Choice, Chosen, choose};
+pub use store::{DeviceStore, Rows};
