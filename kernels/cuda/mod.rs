@@ -9,14 +9,18 @@
 
 mod attention;
 mod device;
+mod gemm;
 mod gemv;
 mod rows;
 mod sample;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_gemm;
 
 pub use attention::{Attend, Counters, DeviceStore, HeadNorms, RopeAppend, Rows, attend, rope_append};
 pub use device::{Buffer, Device, Element, Error, Graph, Info};
+pub use gemm::{Finish, gated_rows, gemm};
 pub use gemv::{DeviceMatrix, Gate, GemvInput, Part, Quantized, embed, gated, gemv};
 pub use rows::{add_norm, quantize, rms_norm, softcap};
 pub use sample::{Choice, Chosen, choose};
