@@ -10,6 +10,7 @@
 mod attention;
 mod dense;
 mod device;
+mod gemm;
 mod gemv;
 mod nccl;
 mod rows;
@@ -17,10 +18,13 @@ mod sample;
 mod store;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_gemm;
 
 pub use attention::{Attend, Counters, HeadNorms, RopeAppend, attend, attend_rows, rope_append};
 pub use dense::{DenseAttention, Strided, attend_dense};
 pub use device::{Buffer, Device, Element, Error, Graph, Info};
+pub use gemm::{Finish, gated_rows, gemm};
 pub use gemv::{DeviceMatrix, Gate, GemvInput, Part, Quantized, embed, gated, gemv};
 pub use nccl::{Communicator, NcclError};
 pub use rows::{add_norm, quantize, rms_norm, softcap};
