@@ -7,7 +7,7 @@ use crate::quant::dequantize;
 use crate::{Activation, BlockType, KV_BLOCK, KvShape, KvType, RopeKind};
 
 /// The device of the tests.
-fn device() -> Option<Device> {
+pub(super) fn device() -> Option<Device> {
     match Device::open(0) {
         Ok(device) => Some(device),
         Err(e) if std::env::var_os("DREAMSEED_CUDA_TEST").is_none() => {
@@ -18,7 +18,7 @@ fn device() -> Option<Device> {
     }
 }
 
-fn read<T: Element + Default>(buffer: &Buffer<T>, len: usize) -> Vec<T> {
+pub(super) fn read<T: Element + Default>(buffer: &Buffer<T>, len: usize) -> Vec<T> {
     let mut values = vec![T::default(); len];
     buffer.read(0, &mut values).unwrap();
     values
@@ -63,7 +63,7 @@ fn rounded(x: &[f32]) -> Vec<f32> {
     x.chunks(32).flat_map(unit).collect()
 }
 
-fn close(what: &str, got: &[f32], want: &[f64], bound: f64) {
+pub(super) fn close(what: &str, got: &[f32], want: &[f64], bound: f64) {
     let size = want.iter().fold(1e-3f64, |m, v| m.max(v.abs()));
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
         let apart = (f64::from(*g) - w).abs() / size;
