@@ -58,7 +58,7 @@ impl Conv {
     pub fn new(device: &Device, window: &Window, weights: &[f32], bias: &[f32], finish: &Finish) -> Result<Self> {
         let (n, c, taps, pixels) = (window.output[2], window.input[2], window.taps(), window.output[0] * window.output[1]);
         check(window, weights, n.saturating_mul(taps).saturating_mul(c), bias)?;
-        if c % 4 != 0 || c * taps < SHORT {
+        if !c.is_multiple_of(4) || c * taps < SHORT {
             return Self::with(device, window, How::Direct, &transposed(weights, n), (bias, finish));
         }
         let how = if pixels * n <= DOTS && c * taps >= LONG && pixels <= TILE[0] / 2 {

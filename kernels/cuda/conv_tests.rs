@@ -80,7 +80,7 @@ fn dense_convolutions_equal_their_twin() {
         for n in [1, 17, 40] {
             let w = Window::new(input, n, kernel, stride, dilation, padding).expect("valid");
             let (k, pixels) = (w.taps() * input[2], w.output[0] * w.output[1]);
-            let name = match (input[2] % 4 == 0 && k >= 16, pixels <= 8 && k >= 128) {
+            let name = match (input[2].is_multiple_of(4) && k >= 16, pixels <= 8 && k >= 128) {
                 (true, true) => "conv_dot",
                 (true, false) => "conv_mma",
                 _ => "conv_direct",

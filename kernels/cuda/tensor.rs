@@ -136,7 +136,7 @@ pub fn pad(device: &Device, at: &mut Operands, from: [usize; 4], to: [usize; 4],
 /// `a`, seen as (outer, len), to columns `from..from + len` of `out`, seen as (outer, total).
 pub fn concat(device: &Device, at: &mut Operands, len: usize, total: usize, from: usize) -> Result<()> {
     let n = at.a.len;
-    if len == 0 || from.checked_add(len).is_none_or(|end| end > total) || n % len != 0 {
+    if len == 0 || from.checked_add(len).is_none_or(|end| end > total) || !n.is_multiple_of(len) {
         return Err(Error::Shape(format!("{n} elements, in rows of {len} at {from} of {total}")));
     }
     let (mut a, mut out) = (at.a(n)?, at.out(n / len * total)?);
