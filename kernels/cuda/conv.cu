@@ -15,10 +15,10 @@ struct Conv {
 constexpr int TILE = 16, CHANNELS = 32; // pixels and output channels of a warp's tile
 constexpr int WARPS = 4;
 
-// A float as two of TF32's 11 significant bits: hi + lo = v but for 2^-21 of it.
+// A float as two of TF32's 11 significant bits: hi + lo = v but for 2^-22 of it.
 __device__ __forceinline__ void split(float v, uint32_t& hi, uint32_t& lo) {
     hi = (__float_as_uint(v) + 0x1000u) & 0xffffe000u;
-    lo = __float_as_uint(v - __uint_as_float(hi)) & 0xffffe000u;
+    lo = (__float_as_uint(v - __uint_as_float(hi)) + 0x1000u) & 0xffffe000u; // rounded too: cut off, the errors of a sum would add up
 }
 
 __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
@@ -39,7 +39,7 @@ __device__ __forceinline__ float at(const float4& v, int i) { return i == 0 ? v.
 // Lane (g, t) of a warp loads the four channels from 4 t on of pixel g: for a product over 8 channels the tensor cores want channels t
 // and t + 4 of it, and which these are is free as long as both operands agree. So a warp reads whole sectors straight into the places
 // where the tensor cores expect them, without shared memory. Each value is split in two of TF32, whose products are exact in float: a
-// product is off by at most 2^-21 of itself where the weights are half floats, 2^-19 where they are not (TF32 alone: 2^-10).
+// product is off by at most 2^-22 of itself where the weights are half floats, 2^-20 where they are not (TF32 alone: 2^-10).
 // Grid (tiles of pixels / (4 / splits), n / 32).
 extern "C" __global__ void __launch_bounds__(32 * WARPS) conv_mma(const __grid_constant__ Conv k) {
     __shared__ float sums[WARPS][16 * 32];

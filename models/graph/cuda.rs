@@ -12,7 +12,7 @@ use dreamseed_kernels::cpu::resize::Centres;
 use dreamseed_kernels::cuda::{Buffer, Conv, Device, DeviceFinish, Error as Refusal, Graph, Operands, Span, tensor};
 
 use super::layer::{Kind, Layer, Simple, Weighted};
-use super::plan::{Place, Plan, Step, Target, plan};
+use super::plan::{Place, Plan, Step, Target, elements, plan};
 use super::resolve::Resolved;
 use crate::weights::{Error, Result};
 
@@ -90,14 +90,15 @@ pub(crate) struct State {
 const ALIGNMENT: usize = 64;
 
 impl Layout {
-    fn new(plan: &Plan<Run>) -> Self {
+    /// `inputs`: elements of each.
+    fn new(plan: &Plan<Run>, inputs: impl Iterator<Item = usize>) -> Self {
         let mut len = 0usize;
         let mut next = |elements: usize| {
             let at = len;
             len = len.saturating_add(elements).checked_next_multiple_of(ALIGNMENT).unwrap_or(usize::MAX);
             Span { at, len: elements }
         };
-        let inputs = plan.inputs.iter().map(|&n| next(n)).collect();
+        let inputs = inputs.map(&mut next).collect();
         let mut slots = vec![Span { at: 0, len: 0 }; plan.slots.len()];
         let is_output = |slot: usize| plan.outputs.iter().any(|o| o.0 == slot);
         let first = next(0).at;
@@ -127,7 +128,7 @@ impl Net {
     /// Copies a graph's weights to a device, and makes the room of a session.
     pub(super) fn new(device: &Device, graph: &Resolved) -> Result<Self> {
         let plan = plan(graph, device)?;
-        let layout = Layout::new(&plan);
+        let layout = Layout::new(&plan, graph.inputs.iter().map(|&v| elements(graph, v)));
         let net = Self { device: device.clone(), plan, layout, spare: Mutex::new(None) };
         net.keep(net.state()?);
         Ok(net)

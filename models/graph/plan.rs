@@ -41,7 +41,6 @@ pub(crate) struct Plan<R = Run> {
     pub(crate) steps: Vec<Step<R>>,
     pub(crate) constants: Vec<Arc<Vec<f32>>>,
     pub(crate) slots: Vec<usize>,            // elements
-    pub(crate) inputs: Vec<usize>,           // elements
     pub(crate) outputs: Vec<(usize, usize)>, // slot, elements
 }
 
@@ -155,9 +154,8 @@ impl<'a, T: Target> Planner<'a, T> {
         }
         graph.outputs.iter().for_each(|&o| last[root[o]] = usize::MAX);
         let mut place = vec![None; n];
-        let inputs = graph.inputs.iter().map(|&v| elements(graph, v)).collect();
         graph.inputs.iter().enumerate().for_each(|(i, &v)| place[v] = Some(Place::Input(i)));
-        let plan = Plan { steps: Vec::new(), constants: Vec::new(), slots: Vec::new(), inputs, outputs: Vec::new() };
+        let plan = Plan { steps: Vec::new(), constants: Vec::new(), slots: Vec::new(), outputs: Vec::new() };
         Self { target, graph, root, last, place, free: Vec::new(), plan, macs: 0 }
     }
 
@@ -268,6 +266,7 @@ impl<'a, T: Target> Planner<'a, T> {
     }
 }
 
-fn elements(graph: &Resolved, v: usize) -> usize {
+/// Elements of a value.
+pub(crate) fn elements(graph: &Resolved, v: usize) -> usize {
     graph.values[v].shape.iter().flatten().product()
 }

@@ -273,7 +273,7 @@ fn real_networks_give_the_processors_outputs() {
     let heads = ["center_0/conv2d_4", "box_scale_0/conv2d_5", "kpt_heatmap_0/conv2d_7", "kpt_regress_0/conv2d_8"]
         .map(|h| format!("StatefulPartitionedCall/{h}/BiasAdd"));
     let heads: Vec<&str> = heads.iter().map(String::as_str).collect();
-    let (unit, signed) = ([0.0, 1.0], [-1.0, 1.0]);
+    let (unit, signed, mut far) = ([0.0, 1.0], [-1.0, 1.0], Vec::new());
     for (file, range, large, heads) in [
         ("face-iris/iris_landmark.tflite", unit, false, &[][..]),
         ("face-detector/face_detection_short_range.tflite", signed, false, &[]),
@@ -313,9 +313,13 @@ fn real_networks_give_the_processors_outputs() {
             differences.iter().fold(0.0f32, |m, &d| m.max(d)),
             own.iter().fold(0.0f32, |m, &d| m.max(d)),
         );
-        let close = differences.iter().zip(&own).all(|(&d, &own)| d < 1e-5 || d < 8.0 * own);
-        assert!(close, "{file}: {differences:?}, {own:?} on the processor");
+        // BlazePose makes much of a last bit, on the processor too: the bound is what that does to its outputs, measured, with room
+        let bound = if large { 1e-3 } else { 1e-5 };
+        if differences.iter().any(|&d| d.is_nan() || d > bound) {
+            far.push(format!("{file}: {differences:?}, {own:?} on the processor"));
+        }
         drop(gpu);
         assert_eq!(device.used(), 0, "{file}");
     }
+    assert!(far.is_empty(), "{far:#?}");
 }
