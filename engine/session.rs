@@ -26,8 +26,11 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use dreamseed_kernels::Pool;
 use dreamseed_models::face::FaceNets;
+use dreamseed_models::graph::Processor;
 use dreamseed_models::pose::Pose;
 use dreamseed_models::vision::{Precision, Vision};
+#[cfg(feature = "cuda")]
+use dreamseed_models::weights::Error as WeightsError;
 use dreamseed_models::whisper::{self, Transcript, Whisper};
 
 use crate::config::{Config, Device};
@@ -57,7 +60,7 @@ struct Inner {
     vision: Kept<Vision>,
     llm: Kept<Llm>,
     drafts: Kept<Llm>,
-    placement: OnceLock<Placement>, // of language models; a GPU is opened for the first of them
+    placement: OnceLock<Placement>, // of language models, pose and face; a GPU is opened for the first of them
     progress: Progress,
 }
 
@@ -286,7 +289,7 @@ impl Engine {
     /// configuration's `pose.model`.
     pub fn pose(&self, model: Option<&str>) -> Result<Arc<Pose>> {
         let net = self.body_net(model)?;
-        kept(&self.inner.pose, &net, || self.open_pose(&net))
+        kept(&self.inner.pose, &net, || self.open_pose(&net, None))
     }
 
     /// As [`Engine::pose`], and with the net that finds several people at once.
@@ -294,7 +297,7 @@ impl Engine {
         let net = self.body_net(model)?;
         let (_, finder) = self.locate(Some(FINDER), Role::Pose, ".json")?;
         let both = PathBuf::from(format!("{}+{FINDER}", net.display())); // the same net alone is another model
-        kept(&self.inner.pose, &both, || Ok(self.open_pose(&net)?.with_finder(&finder)?))
+        kept(&self.inner.pose, &both, || self.open_pose(&net, Some(&finder)))
     }
 
     /// A landmark net's file, or the folder of a ViTPose.
@@ -305,12 +308,31 @@ impl Engine {
         if of_transformers { Ok(folder) } else { Ok(self.locate(Some(name), Role::Pose, ".tflite")?.1) }
     }
 
-    fn open_pose(&self, net: &Path) -> Result<Pose> {
+    fn open_pose(&self, net: &Path, finder: Option<&Path>) -> Result<Pose> {
         let (_, detector) = self.locate(Some("blazepose-detector"), Role::Pose, ".tflite")?;
-        Ok(match net.is_dir() {
-            true => Pose::open_vitpose(&detector, net, &self.inner.pool)?,
-            false => Pose::open(&detector, net)?,
+        self.on_processor("pose", |on| {
+            let pose = match net.is_dir() {
+                true => Pose::open_vitpose(on, &detector, net, &self.inner.pool)?,
+                false => Pose::open(on, &detector, net)?,
+            };
+            Ok(match finder {
+                Some(finder) => pose.with_finder(finder)?,
+                None => pose,
+            })
         })
+    }
+
+    /// Opens networks on the GPU where `device` allows it and there is one, else on the CPU.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "there is one place alone"))]
+    fn on_processor<T>(&self, what: &str, open: impl Fn(&Processor) -> Result<T>) -> Result<T> {
+        #[cfg(feature = "cuda")]
+        if let Placement::Gpu { device, required } = self.placement() {
+            match open(&Processor::Gpu(device)) {
+                Err(Error::Weights(WeightsError::Device(why))) if !required => tracing::warn!("{what} runs on the CPU: {why}"),
+                other => return other,
+            }
+        }
+        open(&Processor::Cpu)
     }
 
     /// The face models.
@@ -320,7 +342,8 @@ impl Engine {
         let (_, mesh) = self.locate(Some("face-mesh"), Role::Face, ".tflite")?;
         let (_, expression) = self.locate(Some("face-emotion"), Role::Face, ".json")?;
         let (_, iris) = self.locate(Some("face-iris"), Role::Face, ".tflite")?;
-        kept(&self.inner.face, &mesh, || Ok(FaceNets::open(&detector, &mesh, Some(&expression))?.with_iris(&iris)?))
+        let open = |on: &Processor| Ok(FaceNets::open(on, &detector, &mesh, Some(&expression))?.with_iris(&iris)?);
+        kept(&self.inner.face, &mesh, || self.on_processor("face", open))
     }
 
     /// A vision model: an id, a folder as transformers writes it, or the profile's.
@@ -354,7 +377,7 @@ impl Engine {
         Llm::open_with(file, self.inner.pool.clone(), &settings)
     }
 
-    /// Where language models run.
+    /// Where language models, pose and face run.
     fn placement(&self) -> Placement {
         let found = || match self.inner.config.device {
             Device::Auto if cfg!(feature = "cuda") => gpu(false).unwrap_or_else(|why| {

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What runs on a GPU, without one: kernels against their references, decoders and the engine's texts against the CPU's, on PTX for
 # sm_80, and some faults of the driver. `--all`: on PTX for sm_120 with the warps in reverse order too, all faults, and the real
-# SmolLM2 where DREAMSEED_CUDA_MODEL names its file.
+# SmolLM2 where DREAMSEED_CUDA_MODEL names its file. Real networks of pose and face run where they were fetched: the small ones, with
+# `--all` the others too (DREAMSEED_CUDA_NETS: their folder, default: ~/.cache/dreamseed/models).
 #
 # DREAMSEED_CUDA_TOOLS names a folder with `ptxemu`, a crate that stands in for the driver and interprets PTX (default: ../shared/cuda).
 # The toolkit and the emulator are kept in DREAMSEED_CUDA_CACHE (default: ~/.cache/dreamseed-cuda). With a GPU:
@@ -47,6 +48,11 @@ for fault in cuMemAlloc_v2:60:2 cuGraphLaunch:2:700 ${all:+cuMemAlloc_v2:3:2 cuM
   echo "=== $fault"
   DREAMSEED_DRIVER_FAULT=$fault models a_fault_fails_what_met_it_and_leaves_nothing_behind
 done
+for fault in cuMemAlloc_v2:5:2 cuGraphLaunch:2:700 ${all:+cuMemAlloc_v2:2:2 cuMemAlloc_v2:9:2 cuGraphLaunch:4:1 cuLaunchKernel:2:1 \
+  cuMemcpyHtoDAsync_v2:7:1 cuMemcpyDtoHAsync_v2:2:700 cuStreamSynchronize:3:700 cuGraphInstantiateWithFlags:2:1}; do
+  echo "=== $fault, convolutional networks"
+  DREAMSEED_DRIVER_FAULT=$fault ignored graph::tests::cuda::a_fault_fails_what_met_it_and_leaves_nothing_behind
+done
 for fault in cuGraphLaunch:9:700 cuMemcpyDtoHAsync_v2:5:1 ${all:+cuMemAlloc_v2:30:2 cuGraphLaunch:7:1 cuStreamSynchronize:90:700 \
   cuGraphInstantiateWithFlags:2:2}; do
   echo "=== $fault, texts at once"
@@ -70,6 +76,14 @@ DREAMSEED_NCCL_FAULT=ncclCommGetAsyncError:1:6 DREAMSEED_NCCL_REFUSAL="go on: re
 DREAMSEED_NCCL_VERSION=2804 DREAMSEED_NCCL_REFUSAL="its version is 2804" nccl a_library_that_will_not_do_is_told
 FAKECUDA_DEVICES=2 DREAMSEED_NCCL_REFUSAL="NCCL is not usable" ignored cuda::nccl::tests::a_library_that_will_not_do_is_told
 
+nets=${DREAMSEED_CUDA_NETS:-${XDG_CACHE_HOME:-$HOME/.cache}/dreamseed/models}
+if [ -d "$nets" ]; then
+  echo "=== pose and face give the processor's outputs"
+  DREAMSEED_CUDA_NETS=$nets ${all:+env DREAMSEED_CUDA_ALL=1} cargo test --quiet --release --locked --workspace --features cuda --lib -- \
+    --exact --ignored --nocapture graph::tests::cuda::real_networks_give_the_processors_outputs
+else
+  echo "skipped: pose and face; there is no $nets"
+fi
 if [ -n "$all" ] && [ -z "${DREAMSEED_CUDA_MODEL:-}" ]; then
   echo "skipped: SmolLM2; DREAMSEED_CUDA_MODEL names no file of it"
 elif [ -n "$all" ]; then
