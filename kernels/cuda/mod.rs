@@ -8,15 +8,21 @@
 //! GPU yet.**
 
 mod attention;
+mod beams;
 mod device;
 mod gemv;
+mod mel;
 mod rows;
 mod sample;
 #[cfg(test)]
 mod tests;
+mod transformer;
 
 pub use attention::{Attend, Counters, DeviceStore, HeadNorms, RopeAppend, Rows, attend, rope_append};
+pub use beams::{BeamRows, Beams, BeamsAttend, BeamsProbe, BeamsShape};
 pub use device::{Buffer, Device, Element, Error, Graph, Info};
 pub use gemv::{DeviceMatrix, Gate, GemvInput, Part, Quantized, embed, gated, gemv};
+pub use mel::MelBank;
 pub use rows::{add_norm, quantize, rms_norm, softcap};
 pub use sample::{Choice, Chosen, choose};
+pub use transformer::{LayerNorm, activate, add_places, gather, layer_norm, unfold};

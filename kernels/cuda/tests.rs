@@ -1,6 +1,8 @@
 //! The kernels against the references of their CPU twins. They need a driver: a GPU's, or the emulator of `tests/cuda.sh`. Without one
 //! they say so and pass, unless `DREAMSEED_CUDA_TEST` asks for them.
 
+mod transformer;
+
 use super::*;
 use crate::linear::tests::noise;
 use crate::quant::dequantize;

@@ -47,6 +47,21 @@ impl Place for Cpu {
     }
 }
 
+/// The processor's memory, as [`Cpu`], packed by all threads.
+impl Place for Pool {
+    type Matrix = Matrix;
+    type Vector = Vec<f32>;
+
+    fn matrix(&self, name: &str, kind: BlockType, (rows, cols): (usize, usize), bytes: &[u8]) -> Result<Matrix> {
+        let matrix = Matrix::from_blocks_on(self, kind, rows, cols, bytes);
+        matrix.map_err(|e| Error::Tensor { name: name.into(), problem: e.to_string() })
+    }
+
+    fn vector(&self, values: Vec<f32>) -> Result<Vec<f32>> {
+        Ok(values)
+    }
+}
+
 /// One layer. Vectors that the family does not have are `None`.
 pub(super) struct Layer<P: Place = Cpu> {
     pub(super) attn_norm: P::Vector,              // (dim)
