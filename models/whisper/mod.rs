@@ -6,6 +6,8 @@ mod attention;
 mod config;
 mod cuts;
 mod decode;
+mod decoder;
+mod hypotheses;
 mod load;
 mod math;
 pub mod mel;
@@ -30,7 +32,7 @@ use serde::Serialize;
 use crate::weights;
 
 pub use config::Config;
-pub use options::{Error, MAX_BEAM, Options, Precision, Result, Task};
+pub use options::{Error, MAX_BEAM, Options, Precision, Result, Task, Windows};
 pub use pronounce::{Goodness, Kind, MAX_TEXT, Pronounced, Pronunciation, language_of};
 
 /// What was said. Times are seconds from the start of the audio.
@@ -86,8 +88,13 @@ pub enum Progress<'a> {
         /// Seconds in all.
         total: f64,
     },
-    /// A window has gone through the encoder; its tokens follow.
+    /// A window has gone through the encoder; its tokens follow, with those of the others that are decoded beside it.
     Encoded,
+    /// The decoder went a token on.
+    Step {
+        /// Beams or samples of all windows side by side.
+        hypotheses: usize,
+    },
     /// The language that was found.
     Language(&'a str),
     /// A finished segment.
@@ -133,7 +140,7 @@ impl Whisper {
         let heads = config::alignment_heads(&config, &settings)?;
         let mel = mel::MelExtractor::new(config.n_mels);
         let weights = store.weights(pool, &config, precision)?;
-        Ok(Self { model: model::Model { config, weights }, tokens, mel, heads, prior: OnceLock::new() })
+        Ok(Self { model: model::Model::new(config, weights), tokens, mel, heads, prior: OnceLock::new() })
     }
 
     /// The model's shapes.
@@ -159,7 +166,7 @@ impl Whisper {
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Transcript> {
         let search = options.search()?;
-        transcribe::Session::new(self, pool, pcm, options, &search)?.run(progress)
+        transcribe::Session::new(self, pool, pcm, options, &search, transcribe::Buffers::default())?.run(progress)
     }
 
     /// Holds mono audio at 16 kHz against the text that should have been said: every expected word with how well it was
