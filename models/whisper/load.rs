@@ -130,12 +130,12 @@ impl Store {
 
     /// Reads and packs all weights for the processor, layers in parallel.
     pub(super) fn weights(&self, pool: &Pool, config: &Config, precision: Precision) -> Result<Weights> {
-        self.weights_at(pool, config, How { place: pool, pool, precision })
+        self.weights_at(config, How { place: pool, pool, precision })
     }
 
     /// Reads all weights and takes them to a place, layers in parallel.
-    pub(super) fn weights_at<P: Place>(&self, pool: &Pool, config: &Config, how: How<P>) -> Result<Weights<P>> {
-        let (d, names, place) = (config.n_state, self.names(), how.place);
+    pub(super) fn weights_at<P: Place>(&self, config: &Config, how: How<P>) -> Result<Weights<P>> {
+        let (d, names, place, pool) = (config.n_state, self.names(), how.place, how.pool);
         let linear = |parts: &[Part], cols| self.linear(parts, cols, how);
         let layer = |side: &'static str, i: usize| -> Result<(SelfAttention<P>, Mlp<P>)> {
             let attention = SelfAttention {

@@ -23,6 +23,8 @@ pub(super) struct Model {
 /// Buffers of the encoder, made once; afterwards `x` holds its output.
 #[derive(Default)]
 pub(super) struct EncoderState {
+    #[cfg(feature = "cuda")]
+    pub(super) gpu: Option<super::cuda::Encoder>, // where the model is there; the others are empty then
     pub(super) x: Vec<f32>, // (n_audio_ctx, n_state)
     h: Vec<f32>,            // (n_audio_ctx, n_state): normed, or sums of attention
     wide: Vec<f32>,         // (n_audio_ctx, 3 n_state or n_ffn), and rows of three frames for the convolutions
@@ -31,9 +33,12 @@ pub(super) struct EncoderState {
     heads: Vec<Scratch>,    // (n_text_head)
 }
 
-/// Keys and values of the encoder's output for each decoder layer: computed once a window.
+/// Keys and values of the encoder's output for each decoder layer: computed once a window, where the model is.
 #[derive(Default)]
-pub(super) struct Cross(pub(super) Vec<Packed>);
+pub(super) struct Cross(
+    pub(super) Vec<Packed>,
+    #[cfg(feature = "cuda")] pub(super) Option<super::cuda::Heard>,
+);
 
 impl Model {
     pub(super) fn new(config: Config, weights: Weights) -> Self {
@@ -91,6 +96,7 @@ impl Model {
     ///
     /// # Errors
     /// None for a checked model: its own shapes fit.
+    #[cfg(test)]
     pub(super) fn cross(&self, pool: &Pool, audio: &[f32]) -> Result<Cross, MatrixError> {
         let (mut cross, mut state) = (Cross::default(), EncoderState::default());
         self.project_audio(pool, audio, (&mut state.kv, &mut state.heads), &mut cross)?;
