@@ -1,24 +1,5 @@
-// Attention over paged keys and values.
-//
-// A block of the store holds 128 positions of all layers; of a head, keys lie as (head_dim / 8, 128, 8), so that threads that
-// take a position each read consecutive 16 bytes, and values as (128, head_dim).
-#include "common.cuh"
-
-constexpr int POSITIONS = 128; // of a block of the store, and threads of a thread block
-
-struct Store {
-    __half* data;
-    const int* tables; // (m, table) blocks of each row's sequence
-    int table;         // length of a row of tables
-    size_t block;      // elements of a block
-    size_t head;       // elements of a head of a layer in it
-    int layer, kv_heads, head_dim;
-};
-
-__device__ __forceinline__ __half* head_of(const Store& s, int row, int position, int kv_head) {
-    const size_t block = s.tables[(size_t)row * s.table + position / POSITIONS];
-    return s.data + block * s.block + (size_t)(s.layer * s.kv_heads + kv_head) * s.head;
-}
+// Keys and values to the paged store, and attention of single rows over it: decode.
+#include "store.cuh"
 
 struct RopeAppend {
     float *q, *k;          // (m, heads, head_dim), (m, kv_heads, head_dim)
@@ -31,6 +12,31 @@ struct RopeAppend {
     float eps;
     Store store;
 };
+
+// 32 elements of a warp in 8 bits by their largest, rounded as `quantized` of cpu/kv.rs does.
+__device__ __forceinline__ int8_t eight_bits(float v, __half* scale) {
+    const float most = warp_max(fabsf(v)), inverse = most == 0.0f ? 0.0f : 127.0f / most;
+    if ((threadIdx.x & 31) == 0) *scale = __float2half_rn(most / 127.0f);
+    return (int8_t)(int)roundf(v * inverse);
+}
+
+// Element e of a key and of a value to their place in a head of a block, whose position is `at`. By whole warps, e from a multiple of
+// 32 on; those past the head are zeros.
+__device__ __forceinline__ void append(int kind, int dim, uint8_t* head, int at, int e, float key, float value) {
+    const Layout l = layout_of(kind, dim);
+    if (kind == HALVES) {
+        if (e >= dim) return;
+        ((__half*)head)[((size_t)(e / 8) * POSITIONS + at) * 8 + e % 8] = __float2half_rn(key);
+        ((__half*)(head + l.values))[(size_t)at * dim + e] = __float2half_rn(value);
+        return;
+    }
+    const int scale = e / SUB * POSITIONS + at;
+    const int8_t k = eight_bits(key, (__half*)(head + l.key_scales) + scale);
+    const int8_t v = eight_bits(value, (__half*)(head + l.value_scales) + scale);
+    if (e >= dim) return;
+    ((int8_t*)head)[((size_t)(e / 16) * POSITIONS + at) * 16 + e % 16] = k;
+    ((int8_t*)(head + l.values))[(size_t)at * dim + e] = v;
+}
 
 // Norm of the heads, rotary embedding, then keys and values to the store. Grid (heads + kv_heads, m), 128 threads.
 extern "C" __global__ void __launch_bounds__(128) rope_append(const __grid_constant__ RopeAppend a) {
@@ -52,10 +58,12 @@ extern "C" __global__ void __launch_bounds__(128) rope_append(const __grid_const
     __syncthreads();
     const int pairs = a.rotary / 2;
     const float *c = a.cos + (size_t)a.turns[i] * pairs, *s = a.sin + (size_t)a.turns[i] * pairs;
-    __half* keys = query ? nullptr : head_of(a.store, i, position, kv);
+    uint8_t* to = query ? nullptr : head_of(a.store, a.store.sequences[i], position, kv);
     const int at = position % POSITIONS;
-    for (int e = threadIdx.x; e < dim; e += blockDim.x) {
-        float v = row[e];
+    const float* value = a.v + ((size_t)i * a.store.kv_heads + kv) * dim;
+    // whole warps: 32 elements find their scale together
+    for (int e = threadIdx.x; e < (dim + 31) / 32 * 32; e += blockDim.x) {
+        float v = e < dim ? row[e] : 0.0f;
         if (e < a.rotary) {
             const int p = a.interleaved ? e / 2 : e % pairs;
             const bool second = a.interleaved ? e & 1 : e >= pairs;
@@ -63,11 +71,9 @@ extern "C" __global__ void __launch_bounds__(128) rope_append(const __grid_const
             v = second ? v * c[p] + other * s[p] : v * c[p] - other * s[p];
         }
         if (query) {
-            x[e] = v;
+            if (e < dim) x[e] = v;
         } else {
-            keys[((size_t)(e / 8) * POSITIONS + at) * 8 + e % 8] = __float2half_rn(v);
-            keys[(size_t)POSITIONS * dim + (size_t)at * dim + e] =
-                __float2half_rn(a.v[((size_t)i * a.store.kv_heads + kv) * dim + e]);
+            append(a.store.kind, dim, to, at, e, v, e < dim ? value[e] : 0.0f);
         }
     }
 }
@@ -87,9 +93,48 @@ struct Attend {
 
 constexpr int GROUP = 16; // query heads that share a key head, at most
 
+// The score of this thread's position of a block.
+template <int DIM, int KIND> __device__ __forceinline__ float score(const uint8_t* head, const float* q) {
+    float s = 0.0f;
+    if constexpr (KIND == HALVES) {
+#pragma unroll 4
+        for (int e = 0; e < DIM / 8; e++) {
+            const uint4 word = *(const uint4*)(head + ((size_t)e * POSITIONS + threadIdx.x) * 16);
+            const __half2* pairs = (const __half2*)&word;
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const float2 v = __half22float2(pairs[j]);
+                s += v.x * q[8 * e + 2 * j] + v.y * q[8 * e + 2 * j + 1];
+            }
+        }
+    } else {
+        const __half* scales = (const __half*)(head + layout_of(KIND, DIM).key_scales);
+#pragma unroll 2
+        for (int e = 0; e < DIM / 16; e++) {
+            const uint4 word = *(const uint4*)(head + ((size_t)e * POSITIONS + threadIdx.x) * 16);
+            float part = 0.0f;
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                const float2 v = __half22float2(code_pair((&word.x)[j / 2], j % 2));
+                part += v.x * q[16 * e + 2 * j] + v.y * q[16 * e + 2 * j + 1];
+            }
+            s += part * __half2float(scales[e / 2 * POSITIONS + threadIdx.x]);
+        }
+    }
+    return s;
+}
+
+// Element e of the value at position p of a block.
+template <int DIM, int KIND> __device__ __forceinline__ float value(const uint8_t* head, int p, int e) {
+    constexpr Layout l = layout_of(KIND, DIM);
+    if constexpr (KIND == HALVES) return __half2float(((const __half*)(head + l.values))[(size_t)p * DIM + e]);
+    const float code = ((const int8_t*)(head + l.values))[(size_t)p * DIM + e];
+    return code * __half2float(((const __half*)(head + l.value_scales))[e / SUB * POSITIONS + p]);
+}
+
 // One row's attention over all positions before it, split over the grid's first axis: each thread block takes every splits-th
 // block of the store, and the last one to finish puts the parts together. Grid (splits, kv_heads, m), 128 threads.
-template <int DIM> __device__ void attend(const Attend& a) {
+template <int DIM, int KIND> __device__ void attend(const Attend& a) {
     extern __shared__ __align__(16) float memory[];
     constexpr int EACH = (DIM + 31) / 32;
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
@@ -100,6 +145,7 @@ template <int DIM> __device__ void attend(const Attend& a) {
     float* sums = scores + group * POSITIONS; // (4 warps, group, DIM)
     __shared__ float largest[GROUP], total[GROUP], shrink[GROUP];
     __shared__ bool last;
+    const int sequence = a.store.sequences[row];
     const int end = a.positions[row] + 1;
     if (end <= 0) return;
     const int begin = a.window ? max(end - a.window, 0) : 0;
@@ -110,24 +156,11 @@ template <int DIM> __device__ void attend(const Attend& a) {
     __syncthreads();
     const int blocks = (end + POSITIONS - 1) / POSITIONS;
     for (int b = begin / POSITIONS + split; b < blocks; b += splits) {
-        const __half* keys = head_of(a.store, row, b * POSITIONS, kv);
-        const __half* values = keys + (size_t)POSITIONS * DIM;
+        const uint8_t* head = head_of(a.store, sequence, b * POSITIONS, kv);
         const int position = b * POSITIONS + threadIdx.x;
         const bool seen = position >= begin && position < end;
         for (int h = 0; h < group; h++) {
-            float s = 0.0f;
-            if (seen) {
-#pragma unroll 4
-                for (int e = 0; e < DIM / 8; e++) {
-                    const uint4 word = *(const uint4*)(keys + ((size_t)e * POSITIONS + threadIdx.x) * 8);
-                    const __half2* pairs = (const __half2*)&word;
-#pragma unroll
-                    for (int j = 0; j < 4; j++) {
-                        const float2 v = __half22float2(pairs[j]);
-                        s += v.x * q[h * DIM + 8 * e + 2 * j] + v.y * q[h * DIM + 8 * e + 2 * j + 1];
-                    }
-                }
-            }
+            const float s = seen ? score<DIM, KIND>(head, q + h * DIM) : 0.0f;
             scores[h * POSITIONS + threadIdx.x] = seen ? s : -INFINITY;
         }
         __syncthreads();
@@ -159,7 +192,7 @@ template <int DIM> __device__ void attend(const Attend& a) {
                 if (weight == 0.0f) continue; // before the window: what lies there may be anything
 #pragma unroll
                 for (int j = 0; j < EACH; j++)
-                    if (32 * j + lane < DIM) sum[j] += weight * __half2float(values[(size_t)p * DIM + 32 * j + lane]);
+                    if (32 * j + lane < DIM) sum[j] += weight * value<DIM, KIND>(head, p, 32 * j + lane);
             }
             float* into = sums + (warp * group + h) * DIM;
 #pragma unroll
@@ -208,8 +241,9 @@ template <int DIM> __device__ void attend(const Attend& a) {
     }
 }
 
-#define ATTEND(DIM) \
-    extern "C" __global__ void __launch_bounds__(128, 4) attend_##DIM(const __grid_constant__ Attend a) { attend<DIM>(a); }
+#define ATTEND(DIM)                                                                                                             \
+    extern "C" __global__ void __launch_bounds__(128, 4) attend_##DIM(const __grid_constant__ Attend a) { attend<DIM, HALVES>(a); } \
+    extern "C" __global__ void __launch_bounds__(128, 4) attend_##DIM##_q8(const __grid_constant__ Attend a) { attend<DIM, BYTES>(a); }
 ATTEND(16)
 ATTEND(32)
 ATTEND(64)

@@ -9,20 +9,24 @@
 
 mod attention;
 mod beams;
+mod dense;
 mod device;
 mod gemv;
 mod mel;
 mod rows;
 mod sample;
+mod store;
 #[cfg(test)]
 mod tests;
 mod transformer;
 
-pub use attention::{Attend, Counters, DeviceStore, HeadNorms, RopeAppend, Rows, attend, rope_append};
+pub use attention::{Attend, Counters, HeadNorms, RopeAppend, attend, attend_rows, rope_append};
 pub use beams::{BeamRows, Beams, BeamsAttend, BeamsProbe, BeamsShape};
+pub use dense::{DenseAttention, Strided, attend_dense};
 pub use device::{Buffer, Device, Element, Error, Graph, Info};
 pub use gemv::{DeviceMatrix, Gate, GemvInput, Part, Quantized, embed, gated, gemv};
 pub use mel::MelBank;
 pub use rows::{add_norm, quantize, rms_norm, softcap};
 pub use sample::{Choice, Chosen, choose};
+pub use store::{DeviceStore, Rows};
 pub use transformer::{LayerNorm, activate, add_places, gather, layer_norm, unfold};

@@ -231,7 +231,7 @@ impl Decoder {
         let splits = (2 * device.info().multiprocessors).div_ceil(shape.kv_heads).clamp(1, blocks.clamp(1, SPLITS));
         Ok(Room {
             store: DeviceStore::new(device, shape, blocks)?,
-            rows: Rows::new(device, ROWS, blocks)?,
+            rows: Rows::new(device, ROWS, ROWS, blocks)?,
             tables: vec![0; ROWS * blocks],
             counters: Counters::new(device, ROWS, self.config.heads, &shape, splits)?,
             global: self.turns(device, &self.global, positions)?,
@@ -337,7 +337,8 @@ impl Decoder {
         let rows = &state.pending[from..state.pending.len().min(from + ROWS)];
         let count = rows.len();
         let bucket = BUCKETS.iter().position(|&b| b >= count).unwrap_or(BUCKETS.len() - 1);
-        let mut inputs = [[0; ROWS], [-1; ROWS], [0; ROWS]]; // tokens, positions, turns
+        let sequences = std::array::from_fn(|i| i as i32); // each row has a table of its own
+        let mut inputs = [[0; ROWS], [-1; ROWS], [0; ROWS], sequences]; // tokens, positions, turns
         let (width, mut moved) = (state.blocks(), false);
         for (i, row) in rows.iter().enumerate() {
             [inputs[0][i], inputs[1][i], inputs[2][i]] = [row.token as i32, row.position as i32, row.turn as i32];
