@@ -248,7 +248,7 @@ fn cuda(config: &Config) -> Check {
                     format!("{} ({}, sm_{}{})", g.name, HumanBytes(g.memory), g.compute_capability.0, g.compute_capability.1)
                 })
                 .collect();
-            return ok("cuda", format!("built in; {}; language models run there, everything else on the CPU", list.join(", ")));
+            return ok("cuda", format!("built in; {}; language models, speech and vision run there, everything else on the CPU", list.join(", ")));
         }
         (true, _, Ok(_)) => warn("cuda", "built in, but there is no device", "the CPU is used; see nvidia-smi"),
         (true, _, Err(e)) => {

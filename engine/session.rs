@@ -27,7 +27,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use dreamseed_kernels::Pool;
 use dreamseed_models::face::FaceNets;
 use dreamseed_models::pose::Pose;
-use dreamseed_models::vision::{Precision, Vision};
+use dreamseed_models::vision::{Precision, Target, Vision};
+use dreamseed_models::weights;
 use dreamseed_models::whisper::{self, Transcript, Whisper};
 
 use crate::config::{Config, Device};
@@ -57,7 +58,7 @@ struct Inner {
     vision: Kept<Vision>,
     llm: Kept<Llm>,
     drafts: Kept<Llm>,
-    placement: OnceLock<Placement>, // of language models; a GPU is opened for the first of them
+    placement: OnceLock<Placement>, // of models that run on a GPU; it is opened for the first of them
     progress: Progress,
 }
 
@@ -279,7 +280,12 @@ impl Engine {
         let named = model.is_some_and(|m| Path::new(m) == file);
         let path = if named { file } else { folder };
         let precision = self.inner.config.speech.precision.into();
-        kept(&self.inner.speech, &path, || Ok(Whisper::open(&path, &self.inner.pool, precision)?))
+        let open = |target: &Target| match target {
+            Target::Cpu => Whisper::open(&path, &self.inner.pool, precision),
+            #[cfg(feature = "cuda")]
+            Target::Gpu(device) => Whisper::open_on(device, &path, &self.inner.pool, precision),
+        };
+        kept(&self.inner.speech, &path, || self.placed("the speech model", open))
     }
 
     /// A pose model: `lite`, `full`, `heavy`, `vitpose-base`, a landmark file, a folder of ViTPose as transformers writes it, or the
@@ -308,7 +314,7 @@ impl Engine {
     fn open_pose(&self, net: &Path) -> Result<Pose> {
         let (_, detector) = self.locate(Some("blazepose-detector"), Role::Pose, ".tflite")?;
         Ok(match net.is_dir() {
-            true => Pose::open_vitpose(&detector, net, &self.inner.pool)?,
+            true => self.placed("ViTPose", |target| Pose::open_vitpose(&detector, net, target, &self.inner.pool))?,
             false => Pose::open(&detector, net)?,
         })
     }
@@ -326,7 +332,8 @@ impl Engine {
     /// A vision model: an id, a folder as transformers writes it, or the profile's.
     pub fn vision(&self, model: Option<&str>) -> Result<Arc<Vision>> {
         let (folder, _) = self.locate(model, Role::Vision, ".safetensors")?;
-        kept(&self.inner.vision, &folder, || Ok(Vision::open(&folder, &self.inner.pool, Precision::Stored)?))
+        let open = |target: &Target| Vision::open_at(target, &folder, &self.inner.pool, Precision::Stored);
+        kept(&self.inner.vision, &folder, || self.placed("the vision model", open))
     }
 
     /// An LLM: an id, a file, or the profile's; served as the configuration's `llm` says, on a GPU where `device` allows it and there
@@ -354,7 +361,31 @@ impl Engine {
         Llm::open_with(file, self.inner.pool.clone(), &settings)
     }
 
-    /// Where language models run.
+    /// Opens a model where it is to run: on the GPU where one is used; with `device = "auto"` on the processor where the GPU has no room
+    /// for it or no kernels of its shapes, and a line in the log says so.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "there is one place alone"))]
+    fn placed<T>(&self, what: &str, open: impl Fn(&Target) -> weights::Result<T>) -> Result<T> {
+        match self.placement() {
+            Placement::Cpu => Ok(open(&Target::Cpu)?),
+            #[cfg(feature = "cuda")]
+            Placement::Gpu { device, required } => {
+                use dreamseed_kernels::cuda::Error as Refusal;
+                match open(&Target::Gpu(device)) {
+                    Err(why @ (weights::Error::Device(Refusal::OutOfMemory { .. }) | weights::Error::Unsupported(_)))
+                        if !required =>
+                    {
+                        let model = open(&Target::Cpu)?; // what runs nowhere is an error, not a warning
+                        tracing::warn!("{what} runs on the CPU: {why}");
+                        Ok(model)
+                    }
+                    Err(weights::Error::Device(why)) => Err(Error::Device(format!("{what}: {why}"))),
+                    other => Ok(other?),
+                }
+            }
+        }
+    }
+
+    /// Where models run.
     fn placement(&self) -> Placement {
         let found = || match self.inner.config.device {
             Device::Auto if cfg!(feature = "cuda") => gpu(false).unwrap_or_else(|why| {

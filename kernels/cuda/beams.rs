@@ -46,7 +46,9 @@ impl BeamsShape {
     pub fn check(&self) -> Result<()> {
         match self.head_dim.is_multiple_of(8) && (1..=MOST).contains(&self.head_dim) {
             true => Ok(()),
-            false => Err(Error::Shape(format!("heads of {} elements; multiples of 8 up to {MOST} run on a GPU", self.head_dim))),
+            false => {
+                Err(Error::Shape(format!("heads of {} elements; multiples of 8 up to {MOST} run on a GPU", self.head_dim)))
+            }
         }
     }
 }

@@ -196,9 +196,11 @@ impl Device {
     pub fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
         let free = self.free()?;
         let bytes = len.checked_mul(size_of::<T>()).ok_or(Error::OutOfMemory { wanted: usize::MAX, free })?;
+        // kernels copy 16 bytes at a time; drivers give whole 256s anyway
+        let whole = bytes.checked_next_multiple_of(16).unwrap_or(usize::MAX).max(16);
         // SAFETY: the memory is this buffer's alone; it is set before anybody reads it.
         let pointer = unsafe {
-            let pointer = result::malloc_sync(bytes.max(16)).map_err(|e| match e.0 as u32 {
+            let pointer = result::malloc_sync(whole).map_err(|e| match e.0 as u32 {
                 2 => Error::OutOfMemory { wanted: bytes, free },
                 _ => failed("give memory", e),
             })?;
@@ -206,7 +208,7 @@ impl Device {
             Buffer { pointer, len, device: self.clone(), kind: PhantomData }
         };
         // SAFETY: as long as the buffer is.
-        unsafe { result::memset_d8_async(pointer.pointer, 0, bytes.max(16), self.stream.handle) }
+        unsafe { result::memset_d8_async(pointer.pointer, 0, whole, self.stream.handle) }
             .map_err(|e| failed("clear memory", e))?;
         Ok(pointer)
     }
@@ -479,11 +481,20 @@ impl<T: Element> Buffer<T> {
     /// # Errors
     /// As [`Buffer::write`].
     pub fn copy_from(&mut self, source: &Self) -> Result<()> {
-        self.check(0, source.len)?;
+        self.copy_at(0, source, source.len)
+    }
+
+    /// Overwrites elements from `at` on with the first `len` of `source`, on this buffer's stream.
+    ///
+    /// # Errors
+    /// As [`Buffer::write`].
+    pub fn copy_at(&mut self, at: usize, source: &Self, len: usize) -> Result<()> {
+        self.check(at, len)?;
+        source.check(0, len)?;
         self.device.gpu.bind()?;
-        let bytes = source.len * size_of::<T>();
-        // SAFETY: both buffers are at least so long, and apart.
-        unsafe { result::memcpy_dtod_async(self.pointer, source.pointer, bytes, self.device.stream.handle) }
+        let (to, bytes) = (self.pointer + (at * size_of::<T>()) as u64, len * size_of::<T>());
+        // SAFETY: both ranges are the buffers', and these are apart.
+        unsafe { result::memcpy_dtod_async(to, source.pointer, bytes, self.device.stream.handle) }
             .map_err(|e| failed("copy data", e))
     }
 }

@@ -11,6 +11,7 @@ mod attention;
 mod beams;
 mod dense;
 mod device;
+mod gemm;
 mod gemv;
 mod mel;
 mod rows;
@@ -24,6 +25,7 @@ pub use attention::{Attend, Counters, HeadNorms, RopeAppend, attend, attend_rows
 pub use beams::{BeamRows, Beams, BeamsAttend, BeamsProbe, BeamsShape};
 pub use dense::{DenseAttention, Strided, attend_dense};
 pub use device::{Buffer, Device, Element, Error, Graph, Info};
+pub use gemm::{Finish, gated_rows, gemm};
 pub use gemv::{DeviceMatrix, Gate, GemvInput, Part, Quantized, embed, gated, gemv};
 pub use mel::MelBank;
 pub use rows::{add_norm, quantize, rms_norm, softcap};

@@ -4,8 +4,8 @@
 use dreamseed_kernels::{
     Activation,
     cuda::{
-        Buffer, DenseAttention, Device, DeviceMatrix, Error, Finish, Gate, GemvInput, LayerNorm, Part, Quantized, Strided, activate,
-        attend_dense, gated_rows, gemm, gemv, layer_norm, quantize,
+        Buffer, DenseAttention, Device, DeviceMatrix, Error, Finish, Gate, GemvInput, LayerNorm, Part, Quantized, Strided,
+        activate, attend_dense, gated_rows, gemm, gemv, layer_norm, quantize,
     },
 };
 
@@ -230,7 +230,8 @@ impl Mlp<'_> {
         let (floats, codes) = wide.parts(ffn);
         match self.gate {
             Some(gate) => {
-                let gate = Gate { gate: (gate.w, gate.b), up: (self.up.w, self.up.b), activation, out: floats, quantized: codes };
+                let gate =
+                    Gate { gate: (gate.w, gate.b), up: (self.up.w, self.up.b), activation, out: floats, quantized: codes };
                 gated_rows(device, rows, &h.input(d), gate)?;
             }
             None if rows > FEW && codes.is_none() => {

@@ -18,6 +18,7 @@ pub use track::{Options, Tracker};
 use crate::detection::{self, Detector};
 use crate::graph::Network;
 use crate::image::{Image, Roi};
+use crate::vision::Target;
 use crate::vision::encoder::State;
 use crate::weights::Result;
 use coco::CocoNet;
@@ -55,7 +56,7 @@ impl Net {
     fn look(&self, pool: &Pool, session: &mut NetSession, image: &Image, roi: &Roi) -> Result<Option<Seen>> {
         match (self, session) {
             (Self::BlazePose(net), NetSession::BlazePose(session)) => net.look(pool, session, image, roi),
-            (Self::VitPose(net), NetSession::VitPose(state)) => Ok(net.look(pool, state, image, roi)),
+            (Self::VitPose(net), NetSession::VitPose(state)) => net.look(pool, state, image, roi),
             _ => unreachable!("a tracker's session is its net's own"),
         }
     }
@@ -72,8 +73,8 @@ impl Pose {
     ///
     /// # Errors
     /// Files that cannot be used; a net of other points than those 17.
-    pub fn open_vitpose(detector: &Path, folder: &Path, pool: &Pool) -> Result<Self> {
-        Self::new(detector, Net::VitPose(Box::new(CocoNet::open(folder, pool)?)))
+    pub fn open_vitpose(detector: &Path, folder: &Path, target: &Target, pool: &Pool) -> Result<Self> {
+        Self::new(detector, Net::VitPose(Box::new(CocoNet::open(target, folder, pool)?)))
     }
 
     fn new(detector: &Path, net: Net) -> Result<Self> {

@@ -10,8 +10,8 @@ use std::ops::Range;
 use dreamseed_kernels::{
     Activation, Pool,
     cuda::{
-        BeamRows, Beams, BeamsAttend, BeamsProbe, BeamsShape, Buffer, Device, DeviceMatrix, Error as Refusal, Finish, LayerNorm,
-        MelBank, add_places, embed, gather, unfold,
+        BeamRows, Beams, BeamsAttend, BeamsProbe, BeamsShape, Buffer, Device, DeviceMatrix, Error as Refusal, Finish,
+        LayerNorm, MelBank, add_places, embed, gather, unfold,
     },
 };
 
@@ -51,20 +51,25 @@ pub(super) struct Heard(Vec<Beams>);
 /// Keys and values of sequences, and the buffers of a pass, with a stream of their own.
 pub(super) struct Sequences {
     device: Device,
-    beams: Vec<Beams>,         // (n_text_layer)
-    origins: Buffer<i32>,      // (slots, capacity)
-    rows: usize,               // that the buffers below have room for
-    tokens: Buffer<i32>,       // (rows)
-    slots: Buffer<i32>,        // (rows)
-    positions: Buffer<i32>,    // (rows)
-    room: Room,                // of the layers
-    query: Buffer<f32>,        // (rows, n_state)
-    picked: Buffer<f32>,       // (rows, n_state): of which logits are computed
-    device_logits: Buffer<f32>, // (rows whose logits are computed, n_vocab)
+    beams: Vec<Beams>,    // (n_text_layer)
+    origins: Buffer<i32>, // (slots, capacity)
+    pass: Pass,
+    logits: Buffer<f32>, // (rows whose logits are computed, n_vocab)
 }
 
-impl<'a> Linear<Device> {
-    fn on(&'a self) -> layers::Linear<'a> {
+/// Buffers of a pass of so many rows.
+struct Pass {
+    rows: usize,
+    tokens: Buffer<i32>,    // (rows)
+    slots: Buffer<i32>,     // (rows)
+    positions: Buffer<i32>, // (rows)
+    room: Room,             // of the layers
+    query: Buffer<f32>,     // (rows, n_state)
+    picked: Buffer<f32>,    // (rows, n_state): of which logits are computed
+}
+
+impl Linear<Device> {
+    fn on(&self) -> layers::Linear<'_> {
         layers::Linear { w: &self.w, b: Some(&self.b) }
     }
 }
@@ -132,8 +137,7 @@ impl Model {
             None => encoder.insert(self.encoder()?),
         };
         self.encode(mel, encoder)?;
-        let shape =
-            BeamsShape { lines: 1, capacity: c.n_audio_ctx, heads: c.n_text_head, head_dim: c.n_state / c.n_text_head };
+        let shape = BeamsShape { lines: 1, capacity: c.n_audio_ctx, heads: c.n_text_head, head_dim: c.n_state / c.n_text_head };
         let Heard(beams) = match heard {
             Some(made) => made,
             None => {
@@ -198,26 +202,29 @@ impl Model {
         let shape =
             BeamsShape { lines: slots, capacity: c.n_text_ctx, heads: c.n_text_head, head_dim: c.n_state / c.n_text_head };
         let beams = (0..c.n_text_layer).map(|_| Beams::new(&device, shape)).collect::<Result<_>>()?;
-        let sequences = self.sequences(&device, beams, slots.max(FEW))?;
-        Ok(DecoderState { gpu: Some(sequences), ..DecoderState::empty(c.n_text_ctx, slots) })
+        let gpu = Sequences {
+            beams,
+            origins: device.zeros(slots * c.n_text_ctx)?,
+            pass: self.pass_of(&device, slots.max(FEW))?,
+            logits: device.zeros(FEW * c.n_vocab)?,
+            device,
+        };
+        let mut state = DecoderState::empty(c.n_text_ctx, slots);
+        state.gpu = Some(gpu);
+        Ok(state)
     }
 
-    /// Buffers of passes of up to `rows` rows.
-    fn sequences(&self, device: &Device, beams: Vec<Beams>, rows: usize) -> Result<Sequences> {
-        let (c, device) = (&self.config, device.clone());
-        let positions = beams.first().map_or(0, |b| b.shape().lines * b.shape().capacity);
-        Ok(Sequences {
-            beams,
-            origins: device.zeros(positions)?,
+    /// Buffers of a pass of up to `rows` rows.
+    fn pass_of(&self, device: &Device, rows: usize) -> Result<Pass> {
+        let c = &self.config;
+        Ok(Pass {
             rows,
             tokens: device.zeros(rows)?,
             slots: device.zeros(rows)?,
             positions: device.zeros(rows)?,
-            room: Room::new(&device, rows, [c.n_state, c.n_ffn[1]], true, self.quantized)?,
+            room: Room::new(device, rows, [c.n_state, c.n_ffn[1]], true, self.quantized)?,
             query: device.zeros(rows * c.n_state)?,
             picked: device.zeros(rows * c.n_state)?,
-            device_logits: device.zeros(FEW * c.n_vocab)?,
-            device,
         })
     }
 
@@ -228,6 +235,7 @@ impl Model {
     /// [`Refusal`]; the rows are gone then, too.
     pub(super) fn pass(&self, cross: &[Cross], state: &mut DecoderState, probe: Option<&mut Probe>) -> Result<()> {
         state.group();
+        state.logits.clear();
         let wanted: Vec<i32> = state.wanted.iter().map(|row| *row as i32).collect();
         let mut gpu = state.gpu.take().ok_or_else(|| Refusal::Shape("a state that is not of a GPU".into()))?;
         let run = self.run(cross, state, &mut gpu, probe).and_then(|()| match wanted.as_slice() {
@@ -240,26 +248,20 @@ impl Model {
         run
     }
 
-    fn run(
-        &self,
-        cross: &[Cross],
-        state: &DecoderState,
-        gpu: &mut Sequences,
-        mut probe: Option<&mut Probe>,
-    ) -> Result<()> {
+    fn run(&self, cross: &[Cross], state: &DecoderState, gpu: &mut Sequences, mut probe: Option<&mut Probe>) -> Result<()> {
         let (c, w, n) = (&self.config, &self.weights, state.rows.len());
         let d = c.n_state;
-        if n > gpu.rows {
-            let beams = std::mem::take(&mut gpu.beams);
-            *gpu = self.sequences(&gpu.device.clone(), beams, n.next_power_of_two())?;
+        if n > gpu.pass.rows {
+            gpu.pass = self.pass_of(&gpu.device, n.next_power_of_two())?;
         }
+        let Sequences { device, beams, origins, pass, .. } = gpu;
+        let Pass { tokens, slots, positions, room, query, .. } = pass;
         // 1. embeddings and positions
         let column = |of: fn(&super::attention::Row) -> u32| state.rows.iter().map(|r| of(r) as i32).collect::<Vec<_>>();
-        gpu.tokens.write(0, &column(|r| r.token))?;
-        gpu.slots.write(0, &column(|r| r.slot))?;
-        gpu.positions.write(0, &column(|r| r.position))?;
-        gpu.origins.write(0, &state.origins.iter().map(|o| *o as i32).collect::<Vec<_>>())?;
-        let Sequences { device, beams, origins, tokens, slots, positions, room, query, .. } = gpu;
+        tokens.write(0, &column(|r| r.token))?;
+        slots.write(0, &column(|r| r.slot))?;
+        positions.write(0, &column(|r| r.position))?;
+        origins.write(0, &state.origins.iter().map(|o| *o as i32).collect::<Vec<_>>())?;
         embed(device, n, &w.embedding, 1.0, tokens, &mut room.x)?;
         add_places(device, n, positions, (&w.text_positions, c.n_text_ctx, d), &mut room.x)?;
         let rows = BeamRows { sequences: slots, positions, origins };
@@ -306,8 +308,8 @@ impl Model {
         let Some(probe) = probe.filter(|p| p.heads.iter().any(|(l, _)| *l == layer)) else {
             return heard.attend(device, rows, None, a);
         };
-        let mut places = vec![-1; heads];
-        let own = || probe.heads.iter().enumerate().filter(|(_, (l, _))| *l == layer);
+        let (mut places, all) = (vec![-1; heads], probe.heads);
+        let own = || all.iter().enumerate().filter(|(_, (l, _))| *l == layer);
         own().zip(0..).for_each(|((_, (_, head)), place)| places[*head] = place);
         let (count, each) = (own().count(), rows.len() * self.config.n_audio_ctx);
         let (places, mut weights) = (device.upload(&places)?, device.zeros(count * each)?);
@@ -333,17 +335,17 @@ impl Model {
 
     fn head(&self, gpu: &mut Sequences, rows: &[i32], out: &mut Vec<f32>) -> Result<()> {
         let (d, n_vocab, count) = (self.config.n_state, self.config.n_vocab, rows.len());
-        let Sequences { device, tokens, picked, device_logits, room, rows: most, .. } = gpu;
-        if count.max(FEW) * n_vocab > device_logits.len() {
-            *device_logits = device.zeros(count.next_power_of_two() * n_vocab)?;
+        let Sequences { device, pass: Pass { tokens, picked, room, rows: most, .. }, logits, .. } = gpu;
+        if count * n_vocab > logits.len() {
+            *logits = device.zeros(count.next_power_of_two() * n_vocab)?;
         }
         tokens.write(0, rows)?;
         gather(device, count, tokens, (&room.x, *most, d), picked)?;
         room.h.norm(device, count, picked, self.weights.decoder_norm.on())?;
         let head = layers::Linear { w: &self.weights.embedding, b: None };
-        head.run(device, count, &room.h, device_logits, Finish::default())?;
+        head.run(device, count, &room.h, logits, Finish::default())?;
         out.resize(count * n_vocab, 0.0);
-        device_logits.read(0, out)
+        logits.read(0, out)
     }
 }
 

@@ -61,18 +61,18 @@ pub(super) struct DecoderState {
     lens: Vec<u32>,  // (slots): positions that are taken
     keys: Vec<f32>,  // (n_text_layer, slots, capacity, n_state); memory that was never touched costs nothing
     values: Vec<f32>,
-    pub(super) origins: Vec<u32>,          // (slots, capacity): the slot in which a position of a sequence lies
-    moved: Vec<u32>,            // (slots, capacity): scratch of `fork`
-    pub(super) rows: Vec<Row>,             // of the next pass
-    pub(super) wanted: Vec<u32>,           // rows of the next pass whose logits are computed
-    pub(super) hearings: Vec<Hearing>,     // of the rows
-    pub(super) x: Vec<f32>,     // (rows, n_state): after a pass normed by the last norm, ready for `logits`
-    h: Vec<f32>,                // (rows, n_state)
-    qkv: Vec<f32>,              // (rows, 3 n_state)
-    hidden: Vec<f32>,           // (rows, n_ffn)
-    scores: Vec<f32>,           // of the attention over tokens
-    heard: Vec<f32>,            // of the attention over the audio
-    pub(super) logits: Vec<f32>, // (wanted, n_vocab)
+    pub(super) origins: Vec<u32>, // (slots, capacity): the slot in which a position of a sequence lies
+    moved: Vec<u32>,              // (slots, capacity): scratch of `fork`
+    pub(super) rows: Vec<Row>,    // of the next pass
+    pub(super) wanted: Vec<u32>,  // rows of the next pass whose logits are computed
+    pub(super) hearings: Vec<Hearing>, // of the rows
+    pub(super) x: Vec<f32>,       // (rows, n_state): after a pass normed by the last norm, ready for `logits`
+    h: Vec<f32>,                  // (rows, n_state)
+    qkv: Vec<f32>,                // (rows, 3 n_state)
+    hidden: Vec<f32>,             // (rows, n_ffn)
+    scores: Vec<f32>,             // of the attention over tokens
+    heard: Vec<f32>,              // of the attention over the audio
+    pub(super) logits: Vec<f32>,  // (wanted, n_vocab)
 }
 
 /// Takes down the cross-attention of chosen heads while tokens run through the decoder.
@@ -281,7 +281,13 @@ impl Model {
         apply(pool, &state.h, &across.q, room(&mut state.qkv, state.x.len()), Activation::None);
     }
 
-    fn cross_attend(&self, pool: &Pool, (cross, state): (&[Cross], &mut DecoderState), layer: usize, probe: Option<&mut Probe>) {
+    fn cross_attend(
+        &self,
+        pool: &Pool,
+        (cross, state): (&[Cross], &mut DecoderState),
+        layer: usize,
+        probe: Option<&mut Probe>,
+    ) {
         let packed = |audio: usize| &cross[audio].0[layer];
         let queries = &state.qkv[..state.x.len()];
         Hearing::attend(&state.hearings, pool, packed, queries, &mut state.heard, &mut state.h);

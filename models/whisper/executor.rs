@@ -99,13 +99,7 @@ impl Model {
     ///
     /// # Errors
     /// Those of a GPU.
-    pub(super) fn logits(
-        &self,
-        pool: &Pool,
-        state: &mut DecoderState,
-        rows: Range<usize>,
-        out: &mut Vec<f32>,
-    ) -> Result<()> {
+    pub(super) fn logits(&self, pool: &Pool, state: &mut DecoderState, rows: Range<usize>, out: &mut Vec<f32>) -> Result<()> {
         match self {
             Self::Cpu(model) => {
                 let d = model.config.n_state;

@@ -55,12 +55,12 @@ pub(super) struct DecoderLayer<P: Place = Pool> {
 /// All weights, immutable.
 pub(super) struct Weights<P: Place = Pool> {
     pub(super) precision: Precision,
-    pub(super) conv1: Linear<P>,             // (n_state, 3 n_mels): one row a filter, times outermost
-    pub(super) conv2: Linear<P>,             // (n_state, 3 n_state)
+    pub(super) conv1: Linear<P>,           // (n_state, 3 n_mels): one row a filter, times outermost
+    pub(super) conv2: Linear<P>,           // (n_state, 3 n_state)
     pub(super) audio_positions: P::Vector, // (n_audio_ctx, n_state)
     pub(super) encoder: Vec<EncoderLayer<P>>,
     pub(super) encoder_norm: Norm<P>,
-    pub(super) embedding: P::Matrix,        // (n_vocab, n_state), also the projection to logits
+    pub(super) embedding: P::Matrix,      // (n_vocab, n_state), also the projection to logits
     pub(super) text_positions: P::Vector, // (n_text_ctx, n_state)
     pub(super) decoder: Vec<DecoderLayer<P>>,
     pub(super) decoder_norm: Norm<P>,

@@ -326,7 +326,13 @@ impl<'a> Session<'a> {
 
     /// Cuts a window's tokens into segments with their words; gives the mel frame at which its stretch goes on. `audio`: which of those
     /// that were encoded.
-    fn segments(&mut self, window: Window, outcome: &Outcome, (audio, start): (usize, &[u32]), stretch: &mut Stretch) -> Result<usize> {
+    fn segments(
+        &mut self,
+        window: Window,
+        outcome: &Outcome,
+        (audio, start): (usize, &[u32]),
+        stretch: &mut Stretch,
+    ) -> Result<usize> {
         let tokens = &self.whisper.tokens;
         let begin = tokens.timestamp_begin();
         let offset = window.start as f64 / FRAMES_PER_SECOND;
