@@ -25,7 +25,7 @@ const LEAST_ADVANCE: usize = 10;
 /// Above this temperature a window's text is too uncertain to be the next one's prompt.
 const PROMPT_RESET_TEMPERATURE: f32 = 0.5;
 
-/// Windows decoded side by side: from here on a step is bound by arithmetic, not by reading the weights.
+/// Windows decoded side by side, at most: by then reading the weights is a small part of each.
 const SIDE_BY_SIDE: usize = 8;
 /// Memory for the audio of windows decoded side by side, bytes.
 const AUDIO_BYTES: usize = 256 << 20;
