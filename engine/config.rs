@@ -66,11 +66,15 @@ pub struct Speech {
     pub precision: Precision,
     /// Write down only what sounds like speech (the default): silence and noise cost nothing and are given no text.
     pub vad: bool,
+    /// The windows of a long recording `together` (the default): stretches that silences divide are decoded side by side and know
+    /// nothing of each other; `in-turn`: each has the text of the one before as its prompt; `cut`: what is longer than a window is cut
+    /// where it is softest as well, which is faster where nobody pauses, and can lose words beside a cut.
+    pub windows: Windows,
 }
 
 impl Default for Speech {
     fn default() -> Self {
-        Self { precision: Precision::Int8, vad: true }
+        Self { precision: Precision::Int8, vad: true, windows: Windows::Together }
     }
 }
 
@@ -86,6 +90,29 @@ pub struct Body {
 impl Default for Body {
     fn default() -> Self {
         Self { model: "blazepose-full".into() }
+    }
+}
+
+/// What the windows of a long recording know of each other.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Windows {
+    /// One after the other, with the text before as prompt.
+    InTurn,
+    /// Stretches between silences side by side.
+    #[default]
+    Together,
+    /// The same, and longer ones cut where they are softest.
+    Cut,
+}
+
+impl From<Windows> for dreamseed_models::whisper::Windows {
+    fn from(windows: Windows) -> Self {
+        match windows {
+            Windows::InTurn => Self::InTurn,
+            Windows::Together => Self::Together,
+            Windows::Cut => Self::Cut,
+        }
     }
 }
 

@@ -512,6 +512,7 @@ impl Engine {
                 word_timestamps: true,
                 language: language.map(str::to_owned),
                 vad: self.config().speech.vad,
+                windows: self.config().speech.windows.into(),
                 ..whisper::Options::default()
             },
             expected: clip.text.as_deref(),

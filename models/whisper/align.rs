@@ -97,7 +97,7 @@ impl Aligner<'_> {
     /// Probability of each text token among all text tokens, given those before it. `first`: the row that predicts the first.
     fn probabilities(&self, state: &mut DecoderState, first: usize, text: &[u32]) -> Result<Vec<f32>> {
         let (n_vocab, eot) = (self.model.config().n_vocab, self.tokens.eot as usize);
-        let mut logits = Vec::new();
+        let mut logits = std::mem::take(&mut state.logits); // the memory of a step
         let mut out = Vec::with_capacity(text.len());
         for (i, ids) in text.chunks(LOGIT_ROWS).enumerate() {
             let from = first + i * LOGIT_ROWS;
@@ -105,6 +105,7 @@ impl Aligner<'_> {
             let row = |(row, id): (&[f32], &u32)| (row[*id as usize] - math::log_sum_exp(&row[..eot])).exp();
             out.extend(logits.chunks_exact(n_vocab).zip(ids).map(row));
         }
+        state.logits = logits;
         Ok(out)
     }
 

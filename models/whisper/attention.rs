@@ -266,7 +266,9 @@ mod tests {
         let other: Vec<f32> = qkv.iter().map(|x| -x).collect();
         let inverted: Vec<f32> = v.iter().map(|x| -x).collect();
         let against = reference(&q, [&k.iter().map(|x| -x).collect::<Vec<_>>(), &inverted], heads, d, |_| positions);
-        for (threads, precision, near) in [(1, Precision::Stored, 1e-5), (2, Precision::Stored, 1e-5), (2, Precision::Int8, 2e-3)] {
+        for (threads, precision, near) in
+            [(1, Precision::Stored, 1e-5), (2, Precision::Stored, 1e-5), (2, Precision::Int8, 2e-3)]
+        {
             let pool = Pool::new(threads);
             let mut packed = [Packed::default(), Packed::default()];
             let mut scratch = Vec::new();

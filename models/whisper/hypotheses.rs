@@ -222,7 +222,11 @@ impl Hypotheses {
         }
         // of equal ones the first of the search
         let order = |a: &Candidate, b: &Candidate| {
-            b.score.total_cmp(&a.score).then(a.parent.cmp(&b.parent)).then(b.logprob.total_cmp(&a.logprob)).then(a.token.cmp(&b.token))
+            b.score
+                .total_cmp(&a.score)
+                .then(a.parent.cmp(&b.parent))
+                .then(b.logprob.total_cmp(&a.logprob))
+                .then(a.token.cmp(&b.token))
         };
         self.candidates.sort_unstable_by(order);
         self.next.clear();
@@ -323,10 +327,11 @@ mod tests {
         assert_eq!(top(1), [(3.0, 2)]);
     }
 
-    /// Logits of a small language: what follows depends on the tokens so far.
+    /// Logits of a small language: what follows depends on the tokens so far, and the end becomes likelier with each.
     fn follows(tokens: &[u32]) -> [f32; 4] {
-        let sum: usize = tokens.iter().map(|t| *t as usize + 1).sum();
-        std::array::from_fn(|i| ((sum * 5 + i * 3 + tokens.len() * 7) % 11) as f32 * 0.3)
+        let (sum, len) = (tokens.iter().map(|t| *t as usize + 1).sum::<usize>(), tokens.len());
+        let word = |i: usize| ((sum * 5 + i * 3 + len * 7) % 11) as f32 * 0.3 + ((sum * sum + i * 7) % 17) as f32 * 0.013;
+        std::array::from_fn(|i| if i as u32 == EOT { len as f32 * 0.5 - 3.0 } else { word(i) })
     }
 
     /// Beam search with whole token vectors, as it is defined.
@@ -420,7 +425,7 @@ mod tests {
         assert!(h.best().0.is_empty());
         h.start(Way::Beam(3), 4, 0, 0);
         h.lines.clear();
-        for (tokens, logprob) in [(&[1][..], -1.0), (&[2, 3], -2.0), (&[4], -3.0)] {
+        for (tokens, logprob) in [(&[1][..], -1.0), (&[2, 3][..], -2.0), (&[4][..], -3.0)] {
             let mut line = Line { node: ROOT, ..Line::default() };
             tokens.iter().for_each(|t| line = h.grown(line, *t, 0.0, 99, 100));
             h.ended.push(Line { logprob, ended: true, ..line });

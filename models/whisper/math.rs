@@ -116,7 +116,10 @@ mod tests {
         let logits = [2f32.ln(), f32::NEG_INFINITY, 0.0, 0.0];
         let mut counts = [0; 4];
         (0..1000).for_each(|i| counts[draw(&logits, 1.0, i as f32 / 1000.0)] += 1);
-        assert!(counts[1] == 0 && [500, 0, 250, 250].iter().zip(counts).all(|(w, c): (&i32, i32)| (w - c).abs() < 3), "{counts:?}");
+        assert!(
+            counts[1] == 0 && [500, 0, 250, 250].iter().zip(counts).all(|(w, c): (&i32, i32)| (w - c).abs() < 3),
+            "{counts:?}"
+        );
         // at half the temperature a share is squared: 4 : 1 : 1
         let first = (0..1000).filter(|i| draw(&logits, 0.5, *i as f32 / 1000.0) == 0).count();
         assert!((664..670).contains(&first), "{first}");

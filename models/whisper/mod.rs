@@ -21,6 +21,8 @@ mod pronounce;
 mod silence;
 mod spoken;
 pub mod stream;
+#[cfg(test)]
+mod tests;
 mod timestamps;
 mod tokens;
 mod transcribe;

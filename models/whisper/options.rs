@@ -30,10 +30,13 @@ pub enum Precision {
 pub enum Windows {
     /// Each begins where the last certain segment of the one before ended, and has its text as prompt.
     InTurn,
-    /// Nothing over a pause that divides them: speech between silences, and where it goes on for longer than a window holds, cut
-    /// where it is softest. Such stretches are decoded side by side, which costs far less for each; the text of each is what it would be alone.
+    /// Nothing over a silence: stretches of speech are decoded side by side, which costs less for each, and no text hangs on another's.
+    /// Within a stretch that is longer than a window they follow in turn.
     #[default]
     Together,
+    /// Nothing: what is longer than a window is cut where it is softest as well, so that speech without silences is decoded side by side
+    /// too. Words beside a cut can be lost.
+    Cut,
 }
 
 /// How to transcribe. The defaults are those of openai/whisper, but for greedy decoding.

@@ -63,7 +63,8 @@ fn softest(pcm: &[f32], frames: Range<usize>) -> usize {
         samples.iter().filter(|x| x.is_finite()).map(|x| f64::from(x.clamp(-1e6, 1e6)).powi(2)).sum()
     };
     let energies: Vec<f64> = (begin..frames.end + PAUSE / 2).map(energy).collect();
-    let level = |frame: usize| energies[(frame - begin).saturating_sub(PAUSE / 2)..frame - begin + PAUSE / 2].iter().sum::<f64>();
+    let level =
+        |frame: usize| energies[(frame - begin).saturating_sub(PAUSE / 2)..frame - begin + PAUSE / 2].iter().sum::<f64>();
     let Some(least) = frames.clone().map(level).min_by(f64::total_cmp) else { return frames.start };
     let run = frames.clone().skip_while(|frame| level(*frame) > least).take_while(|frame| level(*frame) <= least);
     let run: Vec<usize> = run.collect();

@@ -1,5 +1,5 @@
 //! Recordings of any length: windows of 30 s, each beginning where the last certain segment ended (openai/whisper
-//! `transcribe.py`; Radford et al. 2022, section 4.5); or, side by side, those of stretches that pauses divide.
+//! `transcribe.py`; Radford et al. 2022, section 4.5); or, side by side, those of stretches that silences or cuts divide.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -25,7 +25,7 @@ const LEAST_ADVANCE: usize = 10;
 /// Above this temperature a window's text is too uncertain to be the next one's prompt.
 const PROMPT_RESET_TEMPERATURE: f32 = 0.5;
 
-/// Windows decoded side by side: from here on a step is bound by arithmetic, not by reading the weights.
+/// Windows decoded side by side, at most: by then reading the weights is a small part of each.
 const SIDE_BY_SIDE: usize = 8;
 /// Memory for the audio of windows decoded side by side, bytes.
 const AUDIO_BYTES: usize = 256 << 20;
@@ -129,12 +129,13 @@ impl<'a> Session<'a> {
         let cuts = options.vad.then(|| Cuts::new(voice::speech(pcm, &voice::Options::default())));
         let pcm = cuts.as_ref().map_or(Cow::Borrowed(pcm), |cuts| Cow::Owned(cuts.keep(pcm)));
         let mel = whisper.model.features(pool, &whisper.mel, &pcm)?;
-        let windows = mel.frames().div_ceil(whisper.model.config().window_frames());
+        let (stretches, windows) =
+            (cuts.as_ref().map_or(1, Cuts::len), mel.frames().div_ceil(whisper.model.config().window_frames()));
         let together = (AUDIO_BYTES / whisper.model.cross_bytes().max(1)).clamp(1, SIDE_BY_SIDE);
         let side_by_side = match options.windows {
             Windows::InTurn => 1,
-            // as many as there are stretches, which may be shorter than windows
-            Windows::Together => together.min(windows + cuts.as_ref().map_or(0, Cuts::len)).max(1),
+            Windows::Together => together.min(stretches).max(1),
+            Windows::Cut => together.min(stretches + windows).max(1), // what is cut may be shorter than a window
         };
         Ok(Self {
             whisper,
@@ -165,7 +166,11 @@ impl<'a> Session<'a> {
         let mut left = VecDeque::from(self.stretches());
         while !left.is_empty() {
             let known = !self.transcript.language.is_empty();
-            if self.round(left.make_contiguous(), progress)?.is_break() {
+            let ready = match self.options.windows {
+                Windows::InTurn => 1, // the next stretch waits for the text of this one
+                Windows::Together | Windows::Cut => left.len(),
+            };
+            if self.round(&mut left.make_contiguous()[..ready], progress)?.is_break() {
                 break;
             }
             if !known
@@ -193,13 +198,13 @@ impl<'a> Session<'a> {
         };
         let longest = self.whisper.model.config().window_frames();
         let parts = spans.into_iter().flat_map(|span| match self.options.windows {
-            Windows::InTurn => vec![span],
-            Windows::Together => silence::cut(&self.pcm, span, longest),
+            Windows::InTurn | Windows::Together => vec![span],
+            Windows::Cut => silence::cut(&self.pcm, span, longest),
         });
         let stretch = |(i, part): (usize, Range<usize>)| {
-            let together = self.options.windows == Windows::Together;
-            let history = if together || i == 0 { self.history.clone() } else { Vec::new() };
-            let spoken_until = if together { part.start as f64 / FRAMES_PER_SECOND } else { 0.0 };
+            let apart = self.options.windows != Windows::InTurn;
+            let history = if apart || i == 0 { self.history.clone() } else { Vec::new() };
+            let spoken_until = if apart { part.start as f64 / FRAMES_PER_SECOND } else { 0.0 };
             Stretch { next: part.start, end: part.end, history, spoken_until, segments: Vec::new() }
         };
         parts.filter(|part| !part.is_empty()).enumerate().map(stretch).collect()

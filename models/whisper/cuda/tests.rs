@@ -110,7 +110,7 @@ fn texts_are_those_of_the_processor() {
     let one = Options { vad: false, temperatures: vec![0.0], logprob_threshold: -99.0, ..Options::default() };
     for options in [
         one.clone(),
-        Options { beam_size: 3, ..one.clone() },
+        Options { windows: Windows::Cut, beam_size: 3, ..one.clone() },
         Options { windows: Windows::InTurn, beam_size: 2, timestamps: false, word_timestamps: true, ..one.clone() },
         Options { temperatures: vec![0.7], seed: 5, ..one.clone() },
     ] {
