@@ -250,7 +250,10 @@ fn cuda(config: &Config) -> Check {
                 .collect();
             return ok(
                 "cuda",
-                format!("built in; {}; language models, pose and face run there, everything else on the CPU", list.join(", ")),
+                format!(
+                    "built in; {}; language models, speech, vision, pose and face run there, everything else on the CPU",
+                    list.join(", ")
+                ),
             );
         }
         (true, _, Ok(_)) => warn("cuda", "built in, but there is no device", "the CPU is used; see nvidia-smi"),

@@ -25,8 +25,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use dreamseed_kernels::Pool;
+use dreamseed_models::Processor;
 use dreamseed_models::face::FaceNets;
-use dreamseed_models::graph::Processor;
 use dreamseed_models::pose::Pose;
 use dreamseed_models::vision::{Precision, Vision};
 #[cfg(feature = "cuda")]
@@ -60,7 +60,7 @@ struct Inner {
     vision: Kept<Vision>,
     llm: Kept<Llm>,
     drafts: Kept<Llm>,
-    placement: OnceLock<Placement>, // of language models, pose and face; a GPU is opened for the first of them
+    placement: OnceLock<Placement>, // of models that run on a GPU; it is opened for the first of them
     progress: Progress,
 }
 
@@ -282,7 +282,14 @@ impl Engine {
         let named = model.is_some_and(|m| Path::new(m) == file);
         let path = if named { file } else { folder };
         let precision = self.inner.config.speech.precision.into();
-        kept(&self.inner.speech, &path, || Ok(Whisper::open(&path, &self.inner.pool, precision)?))
+        let open = |on: &Processor| {
+            Ok(match on {
+                Processor::Cpu => Whisper::open(&path, &self.inner.pool, precision)?,
+                #[cfg(feature = "cuda")]
+                Processor::Gpu(device) => Whisper::open_on(device, &path, &self.inner.pool, precision)?,
+            })
+        };
+        kept(&self.inner.speech, &path, || self.placed("the speech model", open))
     }
 
     /// A pose model: `lite`, `full`, `heavy`, `vitpose-base`, a landmark file, a folder of ViTPose as transformers writes it, or the
@@ -310,7 +317,7 @@ impl Engine {
 
     fn open_pose(&self, net: &Path, finder: Option<&Path>) -> Result<Pose> {
         let (_, detector) = self.locate(Some("blazepose-detector"), Role::Pose, ".tflite")?;
-        self.on_processor("pose", |on| {
+        self.placed("pose", |on| {
             let pose = match net.is_dir() {
                 true => Pose::open_vitpose(on, &detector, net, &self.inner.pool)?,
                 false => Pose::open(on, &detector, net)?,
@@ -322,19 +329,6 @@ impl Engine {
         })
     }
 
-    /// Opens networks on the GPU where `device` allows it and there is one, else on the CPU.
-    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "there is one place alone"))]
-    fn on_processor<T>(&self, what: &str, open: impl Fn(&Processor) -> Result<T>) -> Result<T> {
-        #[cfg(feature = "cuda")]
-        if let Placement::Gpu { device, required } = self.placement() {
-            match open(&Processor::Gpu(device)) {
-                Err(Error::Weights(WeightsError::Device(why))) if !required => tracing::warn!("{what} runs on the CPU: {why}"),
-                other => return other,
-            }
-        }
-        open(&Processor::Cpu)
-    }
-
     /// The face models.
     pub fn face(&self) -> Result<Arc<FaceNets>> {
         self.prepare(&FACE)?;
@@ -343,13 +337,14 @@ impl Engine {
         let (_, expression) = self.locate(Some("face-emotion"), Role::Face, ".json")?;
         let (_, iris) = self.locate(Some("face-iris"), Role::Face, ".tflite")?;
         let open = |on: &Processor| Ok(FaceNets::open(on, &detector, &mesh, Some(&expression))?.with_iris(&iris)?);
-        kept(&self.inner.face, &mesh, || self.on_processor("face", open))
+        kept(&self.inner.face, &mesh, || self.placed("face", open))
     }
 
     /// A vision model: an id, a folder as transformers writes it, or the profile's.
     pub fn vision(&self, model: Option<&str>) -> Result<Arc<Vision>> {
         let (folder, _) = self.locate(model, Role::Vision, ".safetensors")?;
-        kept(&self.inner.vision, &folder, || Ok(Vision::open(&folder, &self.inner.pool, Precision::Stored)?))
+        let open = |on: &Processor| Ok(Vision::open_at(on, &folder, &self.inner.pool, Precision::Stored)?);
+        kept(&self.inner.vision, &folder, || self.placed("the vision model", open))
     }
 
     /// An LLM: an id, a file, or the profile's; served as the configuration's `llm` says, on a GPU where `device` allows it and there
@@ -377,7 +372,26 @@ impl Engine {
         Llm::open_with(file, self.inner.pool.clone(), &settings)
     }
 
-    /// Where language models, pose and face run.
+    /// Opens a model where it is to run: on the GPU where one is used; with `device = "auto"` on the CPU where the GPU refuses it, has no
+    /// room for it or no kernels of its shapes, and a line in the log says so.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "there is one place alone"))]
+    fn placed<T>(&self, what: &str, open: impl Fn(&Processor) -> Result<T>) -> Result<T> {
+        #[cfg(feature = "cuda")]
+        if let Placement::Gpu { device, required } = self.placement() {
+            match open(&Processor::Gpu(device)) {
+                Err(Error::Weights(why @ (WeightsError::Device(_) | WeightsError::Unsupported(_)))) if !required => {
+                    let model = open(&Processor::Cpu)?; // what runs nowhere is an error, not a warning
+                    tracing::warn!("{what} runs on the CPU: {why}");
+                    return Ok(model);
+                }
+                Err(Error::Weights(WeightsError::Device(why))) => return Err(Error::Device(format!("{what}: {why}"))),
+                other => return other,
+            }
+        }
+        open(&Processor::Cpu)
+    }
+
+    /// Where models run.
     fn placement(&self) -> Placement {
         let found = || match self.inner.config.device {
             Device::Auto if cfg!(feature = "cuda") => gpu(false).unwrap_or_else(|why| {

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # What runs on a GPU, without one: kernels against their references, decoders and the engine's texts against the CPU's, on PTX for
-# sm_80, and some faults of the driver. `--all`: on PTX for sm_120 with the warps in reverse order too, all faults, and the real
-# SmolLM2 where DREAMSEED_CUDA_MODEL names its file. Real networks of pose and face run where they were fetched: the small ones, with
-# `--all` the others too (DREAMSEED_CUDA_NETS: their folder, default: ~/.cache/dreamseed/models).
+# sm_80, and some faults of the driver. `--all`: on PTX for sm_120 with the warps in reverse order too, all faults, the real
+# SmolLM2 where DREAMSEED_CUDA_MODEL names its file, and a real Whisper where DREAMSEED_CUDA_WHISPER names its folder and
+# DREAMSEED_CUDA_SOUND a WAV file (16 bits, 16 kHz, mono) of which it hears the beginning. Real networks of pose and face run where
+# they were fetched: the small ones, with `--all` the others too (DREAMSEED_CUDA_NETS: their folder, default:
+# ~/.cache/dreamseed/models).
 #
 # DREAMSEED_CUDA_TOOLS names a folder with `ptxemu`, a crate that stands in for the driver and interprets PTX (default: ../shared/cuda).
 # The toolkit and the emulator are kept in DREAMSEED_CUDA_CACHE (default: ~/.cache/dreamseed-cuda). With a GPU:
@@ -42,6 +44,7 @@ done
 # faults: the pass that meets one fails with a clear error, the next one works (unless the device is lost), and no memory is left behind
 ignored() { cargo test --quiet --release --locked --workspace --features cuda --lib -- --exact --ignored "$1"; }
 models() { ignored "decoder::cuda::tests::$1"; }
+whisper() { ignored "whisper::cuda::tests::$1"; }
 export LD_LIBRARY_PATH="$cache/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" FAKECUDA_SMS=4
 for fault in cuMemAlloc_v2:60:2 cuGraphLaunch:2:700 ${all:+cuMemAlloc_v2:3:2 cuMemcpyHtoDAsync_v2:8:1 cuLaunchKernel:9:1 \
   cuGraphLaunch:3:1 cuStreamSynchronize:12:700 cuMemcpyDtoHAsync_v2:1:700 cuGraphInstantiateWithFlags:2:1}; do
@@ -57,6 +60,11 @@ for fault in cuGraphLaunch:9:700 cuMemcpyDtoHAsync_v2:5:1 ${all:+cuMemAlloc_v2:3
   cuGraphInstantiateWithFlags:2:2}; do
   echo "=== $fault, texts at once"
   DREAMSEED_DRIVER_FAULT=$fault ignored llm::tests::cuda::a_fault_fails_only_those_whom_it_met
+done
+for fault in cuMemAlloc_v2:70:2 cuLaunchKernel:25:700 ${all:+cuMemAlloc_v2:3:2 cuMemAlloc_v2:140:2 cuMemcpyHtoDAsync_v2:60:1 \
+  cuLaunchKernel:9:1 cuLaunchKernel:90:1 cuStreamSynchronize:130:700 cuMemcpyDtoHAsync_v2:1:700 cuMemcpyDtoHAsync_v2:4:1}; do
+  echo "=== $fault, Whisper"
+  DREAMSEED_DRIVER_FAULT=$fault whisper a_fault_fails_what_met_it_and_leaves_nothing_behind
 done
 echo "=== GPUs of little memory"
 DREAMSEED_DRIVER_MEMORY=150000000 ignored llm::tests::cuda::a_small_gpu_holds_what_fits
@@ -89,4 +97,10 @@ if [ -n "$all" ] && [ -z "${DREAMSEED_CUDA_MODEL:-}" ]; then
 elif [ -n "$all" ]; then
   echo "=== SmolLM2 writes the same tokens as on the processor"
   models a_real_model_writes_the_same_greedy_tokens
+fi
+if [ -n "$all" ] && [ -n "${DREAMSEED_CUDA_WHISPER:-}" ] && [ -n "${DREAMSEED_CUDA_SOUND:-}" ]; then
+  echo "=== Whisper hears the same as on the processor"
+  whisper a_real_model_hears_the_same
+elif [ -n "$all" ]; then
+  echo "skipped: Whisper; DREAMSEED_CUDA_WHISPER names no folder of it, or DREAMSEED_CUDA_SOUND no WAV file"
 fi

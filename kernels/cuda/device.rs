@@ -502,11 +502,20 @@ impl<T: Element> Buffer<T> {
     /// # Errors
     /// As [`Buffer::write`].
     pub fn copy_from(&mut self, source: &Self) -> Result<()> {
-        self.check(0, source.len)?;
+        self.copy_at(0, source, source.len)
+    }
+
+    /// Overwrites elements from `at` on with the first `len` of `source`, on this buffer's stream.
+    ///
+    /// # Errors
+    /// As [`Buffer::write`].
+    pub fn copy_at(&mut self, at: usize, source: &Self, len: usize) -> Result<()> {
+        self.check(at, len)?;
+        source.check(0, len)?;
         self.device.gpu.bind()?;
-        let bytes = source.len * size_of::<T>();
-        // SAFETY: both buffers are at least so long, and apart.
-        unsafe { result::memcpy_dtod_async(self.pointer, source.pointer, bytes, self.device.stream.handle) }
+        let (to, bytes) = (self.pointer + (at * size_of::<T>()) as u64, len * size_of::<T>());
+        // SAFETY: both ranges are the buffers', and these are apart.
+        unsafe { result::memcpy_dtod_async(to, source.pointer, bytes, self.device.stream.handle) }
             .map_err(|e| failed("copy data", e))
     }
 }

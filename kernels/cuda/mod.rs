@@ -9,6 +9,7 @@
 //! GPU yet.**
 
 mod attention;
+mod beams;
 mod conv;
 #[cfg(test)]
 mod conv_tests;
@@ -16,6 +17,7 @@ mod dense;
 mod device;
 mod gemm;
 mod gemv;
+mod mel;
 mod nccl;
 mod picture;
 mod rows;
@@ -26,15 +28,19 @@ pub mod tensor;
 mod tests;
 #[cfg(test)]
 mod tests_gemm;
+mod transformer;
 
 pub use attention::{Attend, Counters, HeadNorms, RopeAppend, attend, attend_rows, rope_append};
+pub use beams::{BeamRows, Beams, BeamsAttend, BeamsProbe, BeamsShape};
 pub use conv::Conv;
 pub use dense::{DenseAttention, Strided, attend_dense};
 pub use device::{Buffer, Device, Element, Error, Graph, Info};
 pub use gemm::{Finish, gated_rows, gemm};
 pub use gemv::{DeviceMatrix, Gate, GemvInput, Part, Quantized, embed, gated, gemv};
+pub use mel::MelBank;
 pub use nccl::{Communicator, NcclError};
 pub use picture::{DeviceFinish, Operands, Span};
 pub use rows::{add_norm, quantize, rms_norm, softcap};
 pub use sample::{Choice, Chosen, choose};
 pub use store::{DeviceStore, Rows};
+pub use transformer::{LayerNorm, activate, add_places, gather, layer_norm, unfold};

@@ -2,6 +2,7 @@
 //! they say so and pass, unless `DREAMSEED_CUDA_TEST` asks for them.
 
 mod attention;
+mod transformer;
 
 use super::*;
 use crate::linear::tests::noise;

@@ -48,6 +48,16 @@ impl Place for Device {
         })
     }
 
+    /// In half precision, as far as that reaches: what tensor cores multiply is rounded so far in any case.
+    fn rounded(&self, name: &str, shape: (usize, usize), values: &[f32]) -> WeightsResult<DeviceMatrix> {
+        let fits = values.iter().all(|v| v.abs() <= f32::from(half::f16::MAX));
+        let bytes: Vec<u8> = match fits {
+            true => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
+            false => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        };
+        self.matrix(name, if fits { BlockType::F16 } else { BlockType::F32 }, shape, &bytes)
+    }
+
     fn vector(&self, values: Vec<f32>) -> WeightsResult<Buffer<f32>> {
         Ok(self.upload(&values)?)
     }

@@ -22,6 +22,14 @@ pub trait Place: Sync {
     /// [`Error::Tensor`] when the bytes do not fit the shape; where memory runs out, the place's own.
     fn matrix(&self, name: &str, kind: BlockType, shape: (usize, usize), bytes: &[u8]) -> Result<Self::Matrix>;
 
+    /// Takes rows of floats that may be rounded to what the place multiplies them in.
+    ///
+    /// # Errors
+    /// As [`Place::matrix`].
+    fn rounded(&self, name: &str, shape: (usize, usize), values: &[f32]) -> Result<Self::Matrix> {
+        self.matrix(name, BlockType::F32, shape, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())
+    }
+
     /// Takes floats.
     ///
     /// # Errors
@@ -39,6 +47,26 @@ impl Place for Cpu {
 
     fn matrix(&self, name: &str, kind: BlockType, (rows, cols): (usize, usize), bytes: &[u8]) -> Result<Matrix> {
         let matrix = Matrix::from_blocks(kind, rows, cols, bytes);
+        matrix.map_err(|e| Error::Tensor { name: name.into(), problem: e.to_string() })
+    }
+
+    fn vector(&self, values: Vec<f32>) -> Result<Vec<f32>> {
+        Ok(values)
+    }
+}
+
+/// The processor's memory, as [`Cpu`], packed by all threads.
+impl Place for Pool {
+    type Matrix = Matrix;
+    type Vector = Vec<f32>;
+
+    fn matrix(&self, name: &str, kind: BlockType, (rows, cols): (usize, usize), bytes: &[u8]) -> Result<Matrix> {
+        let matrix = Matrix::from_blocks_on(self, kind, rows, cols, bytes);
+        matrix.map_err(|e| Error::Tensor { name: name.into(), problem: e.to_string() })
+    }
+
+    fn rounded(&self, name: &str, (rows, cols): (usize, usize), values: &[f32]) -> Result<Matrix> {
+        let matrix = Matrix::from_f32(rows, cols, values);
         matrix.map_err(|e| Error::Tensor { name: name.into(), problem: e.to_string() })
     }
 

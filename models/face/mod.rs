@@ -11,8 +11,9 @@ use serde::Serialize;
 
 pub use track::{FaceTracker, Options};
 
+use crate::Processor;
 use crate::detection::{self, Detector};
-use crate::graph::{Network, Processor};
+use crate::graph::Network;
 use crate::weights::Result;
 use iris::IrisNet;
 use mesh::{ExpressionNet, MeshNet};

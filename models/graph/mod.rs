@@ -17,6 +17,7 @@ mod resolve_ops;
 #[cfg(test)]
 mod tests;
 
+use crate::Processor;
 use crate::weights::{Error, Result, read_whole, tfjs, tflite};
 use dreamseed_kernels::Pool;
 use dreamseed_kernels::cpu::conv::{Buffer, Residual};
@@ -31,17 +32,6 @@ pub struct TensorInfo {
     pub name: String,
     /// Its dimensions; pictures are (1, height, width, channels).
     pub shape: Vec<usize>,
-}
-
-/// Where a network runs.
-#[derive(Clone, Default)]
-pub enum Processor {
-    /// On the threads of the pool that a run is given.
-    #[default]
-    Cpu,
-    /// On a GPU.
-    #[cfg(feature = "cuda")]
-    Gpu(dreamseed_kernels::cuda::Device),
 }
 
 /// A network: plan and weights, immutable and shared. See [`Network::session`].

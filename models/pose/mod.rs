@@ -15,8 +15,9 @@ use serde::{Serialize, ser::SerializeTuple};
 pub use multipose::{Found, MultiPose, MultiPoseSession};
 pub use track::{Options, Tracker};
 
+use crate::Processor;
 use crate::detection::{self, Detector};
-use crate::graph::{Network, Processor};
+use crate::graph::Network;
 use crate::image::{Image, Roi};
 use crate::vision::encoder::State;
 use crate::weights::Result;
@@ -56,7 +57,7 @@ impl Net {
     fn look(&self, pool: &Pool, session: &mut NetSession, image: &Image, roi: &Roi) -> Result<Option<Seen>> {
         match (self, session) {
             (Self::BlazePose(net), NetSession::BlazePose(session)) => net.look(pool, session, image, roi),
-            (Self::VitPose(net), NetSession::VitPose(state)) => Ok(net.look(pool, state, image, roi)),
+            (Self::VitPose(net), NetSession::VitPose(state)) => net.look(pool, state, image, roi),
             _ => unreachable!("a tracker's session is its net's own"),
         }
     }
@@ -75,7 +76,7 @@ impl Pose {
     /// # Errors
     /// Files that cannot be used; a net of other points than those 17.
     pub fn open_vitpose(on: &Processor, detector: &Path, folder: &Path, pool: &Pool) -> Result<Self> {
-        Self::new(on, detector, Net::VitPose(Box::new(CocoNet::open(folder, pool)?)))
+        Self::new(on, detector, Net::VitPose(Box::new(CocoNet::open(on, folder, pool)?)))
     }
 
     fn new(on: &Processor, detector: &Path, net: Net) -> Result<Self> {

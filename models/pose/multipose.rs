@@ -5,7 +5,8 @@
 
 use dreamseed_kernels::Pool;
 
-use crate::graph::{Network, Processor, Session};
+use crate::Processor;
+use crate::graph::{Network, Session};
 use crate::image::{Border, Image, Roi, Sampling};
 use crate::weights::{Error, Result};
 

@@ -7,9 +7,11 @@ use std::ops::ControlFlow;
 
 use dreamseed_kernels::Pool;
 
+use super::executor::Model;
 use super::hypotheses::{Best, Hypotheses, Way};
 use super::math;
-use super::model::{Cross, DecoderState, Model};
+use super::model::{Cross, DecoderState};
+use super::options::Result;
 use super::timestamps::{Past, Rules};
 use super::tokens::Tokens;
 
@@ -110,6 +112,9 @@ pub(super) type OnStep<'a> = &'a mut dyn FnMut(usize) -> ControlFlow<()>;
 
 impl<'a> Decoder<'a> {
     /// For up to `windows` side by side.
+    ///
+    /// # Errors
+    /// Those of a GPU, as of all that follows.
     pub(super) fn new(
         model: &'a Model,
         tokens: &'a Tokens,
@@ -117,11 +122,11 @@ impl<'a> Decoder<'a> {
         search: &'a Search,
         windows: usize,
         buffers: Buffers,
-    ) -> Self {
+    ) -> Result<Self> {
         let slots = search.width() * windows;
         let kept = buffers.state.filter(|state| state.slots() >= slots);
-        let state = kept.unwrap_or_else(|| model.decoder_state(slots));
-        Self { model, tokens, pool, search, state, work: buffers.work }
+        let state = kept.map_or_else(|| model.decoder_state(slots), Ok)?;
+        Ok(Self { model, tokens, pool, search, state, work: buffers.work })
     }
 
     pub(super) fn into_buffers(self) -> Buffers {
@@ -130,7 +135,7 @@ impl<'a> Decoder<'a> {
 
     /// Decodes windows, each with rising temperatures until its text is neither repetitive nor improbable. `cross`: their audio, one for
     /// each of `asks`. `None` where `on_step` said stop.
-    pub(super) fn windows(&mut self, cross: &[Cross], asks: &[Ask], on_step: OnStep) -> Option<Vec<Outcome>> {
+    pub(super) fn windows(&mut self, cross: &[Cross], asks: &[Ask], on_step: OnStep) -> Result<Option<Vec<Outcome>>> {
         let search = self.search;
         let mut good: Vec<Option<Outcome>> = asks.iter().map(|_| None).collect();
         let mut tried: Vec<Vec<Outcome>> = asks.iter().map(|_| Vec::new()).collect();
@@ -139,7 +144,8 @@ impl<'a> Decoder<'a> {
             if open.is_empty() {
                 break;
             }
-            for (i, outcome) in open.iter().zip(self.once(cross, asks, &open, *temperature, on_step)?) {
+            let Some(outcomes) = self.once(cross, asks, &open, *temperature, on_step)? else { return Ok(None) };
+            for (i, outcome) in open.iter().zip(outcomes) {
                 if search.accepts(&outcome) {
                     good[*i] = Some(outcome);
                 } else {
@@ -147,7 +153,8 @@ impl<'a> Decoder<'a> {
                 }
             }
         }
-        Some(good.into_iter().zip(tried).map(|(good, tried)| good.unwrap_or_else(|| search.least_bad(tried))).collect())
+        let outcomes = good.into_iter().zip(tried).map(|(good, tried)| good.unwrap_or_else(|| search.least_bad(tried)));
+        Ok(Some(outcomes.collect()))
     }
 
     /// Decodes the windows `open` side by side at one temperature.
@@ -158,11 +165,11 @@ impl<'a> Decoder<'a> {
         open: &[usize],
         temperature: f32,
         on_step: OnStep,
-    ) -> Option<Vec<Outcome>> {
+    ) -> Result<Option<Vec<Outcome>>> {
         let way = self.search.way(temperature);
         // 1. the prompts; the no-speech probability is what the start token predicts
-        let no_speech = self.prompts(cross, asks, open, way.width());
-        let n_text_ctx = self.model.config.n_text_ctx;
+        let no_speech = self.prompts(cross, asks, open, way.width())?;
+        let n_text_ctx = self.model.config().n_text_ctx;
         self.work.searches.resize_with(open.len().max(self.work.searches.len()), Hypotheses::default);
         for (row, (i, search)) in open.iter().zip(&mut self.work.searches).enumerate() {
             let limit = (n_text_ctx / 2).min(n_text_ctx - asks[*i].prompt.len());
@@ -178,9 +185,9 @@ impl<'a> Decoder<'a> {
             }
             if on_step(rows).is_break() {
                 self.state.clear();
-                return None;
+                return Ok(None);
             }
-            self.model.pass(self.pool, cross, &mut self.state, None);
+            self.model.pass(self.pool, cross, &mut self.state, None)?;
         }
         // 3. how good they are
         let outcome = |(search, no_speech_prob): (&mut Hypotheses, f32)| {
@@ -194,13 +201,13 @@ impl<'a> Decoder<'a> {
                 temperature,
             }
         };
-        Some(self.work.searches.iter_mut().zip(no_speech).map(outcome).collect())
+        Ok(Some(self.work.searches.iter_mut().zip(no_speech).map(outcome).collect()))
     }
 
     /// Runs the prompts; afterwards the state's logits have a row for each, and the sequence of each is the first of its `width` slots.
     /// Gives the no-speech probabilities.
-    fn prompts(&mut self, cross: &[Cross], asks: &[Ask], open: &[usize], width: usize) -> Vec<f32> {
-        let n_vocab = self.model.config.n_vocab;
+    fn prompts(&mut self, cross: &[Cross], asks: &[Ask], open: &[usize], width: usize) -> Result<Vec<f32>> {
+        let n_vocab = self.model.config().n_vocab;
         let (mut no_speech, mut seen) = (Vec::with_capacity(open.len()), 0);
         self.state.clear();
         self.work.first.clear();
@@ -219,7 +226,7 @@ impl<'a> Decoder<'a> {
                 rows.push([after_start, if is_end { after_start } else { self.state.want(first + prompt.len() - 1) }]);
             }
             seen += rows.len();
-            self.model.pass(self.pool, cross, &mut self.state, None);
+            self.model.pass(self.pool, cross, &mut self.state, None)?;
             for [start, end] in rows {
                 let row = |i: usize| &self.state.logits[i * n_vocab..][..n_vocab];
                 let of = |id: u32| (row(start)[id as usize] - math::log_sum_exp(row(start))).exp();
@@ -229,12 +236,12 @@ impl<'a> Decoder<'a> {
         }
         self.state.logits.clear();
         self.state.logits.extend_from_slice(&self.work.first);
-        no_speech
+        Ok(no_speech)
     }
 
     /// Takes each hypothesis of the first `windows` searches a token on.
     fn choose(&mut self, windows: usize) {
-        let (n_vocab, tokens) = (self.model.config.n_vocab, self.tokens);
+        let (n_vocab, tokens) = (self.model.config().n_vocab, self.tokens);
         let Work { searches, pasts, draws, bests, .. } = &mut self.work;
         let searches = &mut searches[..windows];
         let logits = &mut self.state.logits;

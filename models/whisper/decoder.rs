@@ -53,23 +53,26 @@ pub(super) fn plan(config: &Config) -> Vec<Op> {
 }
 
 /// Sequences in slots, each with the keys and values of its tokens so far, and the buffers of a pass.
+#[derive(Default)]
 pub(super) struct DecoderState {
+    #[cfg(feature = "cuda")]
+    pub(super) gpu: Option<super::cuda::Sequences>, // keys, values and buffers, where the model is there; those below are empty then
     capacity: usize, // positions
     lens: Vec<u32>,  // (slots): positions that are taken
     keys: Vec<f32>,  // (n_text_layer, slots, capacity, n_state); memory that was never touched costs nothing
     values: Vec<f32>,
-    origins: Vec<u32>,           // (slots, capacity): the slot in which a position of a sequence lies
-    moved: Vec<u32>,             // (slots, capacity): scratch of `fork`
-    rows: Vec<Row>,              // of the next pass
-    wanted: Vec<u32>,            // rows of the next pass whose logits are computed
-    hearings: Vec<Hearing>,      // of the rows
-    pub(super) x: Vec<f32>,      // (rows, n_state): after a pass normed by the last norm, ready for `logits`
-    h: Vec<f32>,                 // (rows, n_state)
-    qkv: Vec<f32>,               // (rows, 3 n_state)
-    hidden: Vec<f32>,            // (rows, n_ffn)
-    scores: Vec<f32>,            // of the attention over tokens
-    heard: Vec<f32>,             // of the attention over the audio
-    pub(super) logits: Vec<f32>, // (wanted, n_vocab)
+    pub(super) origins: Vec<u32>, // (slots, capacity): the slot in which a position of a sequence lies
+    moved: Vec<u32>,              // (slots, capacity): scratch of `fork`
+    pub(super) rows: Vec<Row>,    // of the next pass
+    pub(super) wanted: Vec<u32>,  // rows of the next pass whose logits are computed
+    pub(super) hearings: Vec<Hearing>, // of the rows
+    pub(super) x: Vec<f32>,       // (rows, n_state): after a pass normed by the last norm, ready for `logits`
+    h: Vec<f32>,                  // (rows, n_state)
+    qkv: Vec<f32>,                // (rows, 3 n_state)
+    hidden: Vec<f32>,             // (rows, n_ffn)
+    scores: Vec<f32>,             // of the attention over tokens
+    heard: Vec<f32>,              // of the attention over the audio
+    pub(super) logits: Vec<f32>,  // (wanted, n_vocab)
 }
 
 /// Takes down the cross-attention of chosen heads while tokens run through the decoder.
@@ -86,6 +89,12 @@ pub(super) struct Run<'a> {
 }
 
 impl DecoderState {
+    /// `slots` sequences of up to `capacity` positions, without memory for what a pass computes.
+    pub(super) fn empty(capacity: usize, slots: usize) -> Self {
+        let table = || vec![0; slots * capacity];
+        Self { capacity, lens: vec![0; slots], origins: table(), moved: table(), ..Self::default() }
+    }
+
     /// How many sequences there is room for.
     pub(super) fn slots(&self) -> usize {
         self.lens.len()
@@ -112,6 +121,17 @@ impl DecoderState {
         self.rows.len() - 1
     }
 
+    /// Puts `sequences` times as many tokens at the ends of the first sequences, which hear audio 0.
+    ///
+    /// # Panics
+    /// As [`Self::push`].
+    pub(super) fn push_all(&mut self, run: &Run) {
+        let per_sequence = run.tokens.len() / run.sequences;
+        for (i, token) in run.tokens.iter().enumerate() {
+            self.push(*token, 0, i / per_sequence);
+        }
+    }
+
     /// Asks for the logits of a row of the next pass. Gives the row of `logits` where they will be.
     pub(super) fn want(&mut self, row: usize) -> usize {
         self.wanted.push(row as u32);
@@ -135,7 +155,7 @@ impl DecoderState {
     }
 
     /// The runs of rows that hear the same audio.
-    fn group(&mut self) {
+    pub(super) fn group(&mut self) {
         self.hearings.clear();
         for (i, row) in self.rows.iter().enumerate() {
             match self.hearings.last_mut() {
@@ -153,12 +173,8 @@ impl Model {
         let (capacity, d) = (c.n_text_ctx, c.n_state);
         let size = c.n_text_layer * slots * capacity * d;
         DecoderState {
-            capacity,
-            lens: vec![0; slots],
             keys: vec![0.0; size],
             values: vec![0.0; size],
-            origins: vec![0; slots * capacity],
-            moved: vec![0; slots * capacity],
             rows: Vec::with_capacity(slots),
             wanted: Vec::with_capacity(slots),
             hearings: Vec::with_capacity(slots),
@@ -169,6 +185,7 @@ impl Model {
             scores: Vec::with_capacity(slots * (c.n_text_head * capacity + d)),
             heard: Vec::with_capacity(slots * (c.n_text_head * c.n_audio_ctx + 2 * d)),
             logits: Vec::with_capacity(slots * c.n_vocab),
+            ..DecoderState::empty(capacity, slots)
         }
     }
 
@@ -177,11 +194,9 @@ impl Model {
     ///
     /// # Panics
     /// When the tokens do not fit: callers bound lengths by `n_text_ctx`.
+    #[cfg(test)]
     pub(super) fn decode(&self, pool: &Pool, run: Run, state: &mut DecoderState, probe: Option<&mut Probe>) {
-        let per_sequence = run.tokens.len() / run.sequences;
-        for (i, token) in run.tokens.iter().enumerate() {
-            state.push(*token, 0, i / per_sequence);
-        }
+        state.push_all(&run);
         self.pass(pool, std::slice::from_ref(run.cross), state, probe);
     }
 

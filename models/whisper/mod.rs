@@ -4,9 +4,12 @@ mod agreement;
 mod align;
 mod attention;
 mod config;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod cuts;
 mod decode;
 mod decoder;
+mod executor;
 mod hypotheses;
 mod load;
 mod math;
@@ -105,7 +108,7 @@ pub enum Progress<'a> {
 
 /// A Whisper model with its vocabulary: immutable, any number of transcriptions may run on it at once.
 pub struct Whisper {
-    model: model::Model,
+    model: executor::Model,
     tokens: tokens::Tokens,
     mel: mel::MelExtractor,
     heads: Vec<(usize, usize)>,
@@ -120,6 +123,38 @@ impl Whisper {
     /// # Errors
     /// [`weights::Error`], naming the file, field or tensor: nothing of a Whisper, damaged files, shapes that do not fit.
     pub fn open(path: &Path, pool: &Pool, precision: Precision) -> weights::Result<Self> {
+        Self::assemble(path, |store, config, _| {
+            let weights = store.weights(pool, &config, precision)?;
+            Ok(executor::Model::Cpu(Box::new(model::Model::new(config, weights))))
+        })
+    }
+
+    /// As [`Whisper::open`], onto a GPU: encoder and decoder run there, the search for the best text does not.
+    ///
+    /// # Errors
+    /// As [`Whisper::open`]; [`weights::Error::Device`] where there is no room, [`weights::Error::Unsupported`] for heads that no kernel has.
+    #[cfg(feature = "cuda")]
+    pub fn open_on(
+        device: &dreamseed_kernels::cuda::Device,
+        path: &Path,
+        pool: &Pool,
+        precision: Precision,
+    ) -> weights::Result<Self> {
+        Self::assemble(path, |store, config, mel| {
+            let model = cuda::Model::load(device, (store, config), (pool, precision), mel)?;
+            Ok(executor::Model::Gpu(Box::new(model)))
+        })
+    }
+
+    /// Whether it runs on a GPU.
+    pub fn is_on_gpu(&self) -> bool {
+        !matches!(self.model, executor::Model::Cpu(_))
+    }
+
+    fn assemble(
+        path: &Path,
+        load: impl FnOnce(&load::Store, Config, &mel::MelExtractor) -> weights::Result<executor::Model>,
+    ) -> weights::Result<Self> {
         let file = weight_file(path)?;
         let folder = file.parent().unwrap_or(path);
         let mut settings = config::Settings::default();
@@ -141,13 +176,13 @@ impl Whisper {
         let tokens = tokens::Tokens::open(folder, &config, &settings)?;
         let heads = config::alignment_heads(&config, &settings)?;
         let mel = mel::MelExtractor::new(config.n_mels);
-        let weights = store.weights(pool, &config, precision)?;
-        Ok(Self { model: model::Model::new(config, weights), tokens, mel, heads, prior: OnceLock::new() })
+        let model = load(&store, config, &mel)?;
+        Ok(Self { model, tokens, mel, heads, prior: OnceLock::new() })
     }
 
     /// The model's shapes.
     pub fn config(&self) -> &Config {
-        &self.model.config
+        self.model.config()
     }
 
     /// Codes of the languages that it knows; empty for English-only models.

@@ -23,6 +23,8 @@ pub(super) struct Model {
 /// Buffers of the encoder, made once; afterwards `x` holds its output.
 #[derive(Default)]
 pub(super) struct EncoderState {
+    #[cfg(feature = "cuda")]
+    pub(super) gpu: Option<super::cuda::Encoder>, // where the model is there; the others are empty then
     pub(super) x: Vec<f32>, // (n_audio_ctx, n_state)
     h: Vec<f32>,            // (n_audio_ctx, n_state): normed, or sums of attention
     wide: Vec<f32>,         // (n_audio_ctx, 3 n_state or n_ffn), and rows of three frames for the convolutions
@@ -31,9 +33,9 @@ pub(super) struct EncoderState {
     heads: Vec<Scratch>,    // (n_text_head)
 }
 
-/// Keys and values of the encoder's output for each decoder layer: computed once a window.
+/// Keys and values of the encoder's output for each decoder layer: computed once a window, where the model is.
 #[derive(Default)]
-pub(super) struct Cross(pub(super) Vec<Packed>);
+pub(super) struct Cross(pub(super) Vec<Packed>, #[cfg(feature = "cuda")] pub(super) Option<super::cuda::Heard>);
 
 impl Model {
     pub(super) fn new(config: Config, weights: Weights) -> Self {
@@ -91,6 +93,7 @@ impl Model {
     ///
     /// # Errors
     /// None for a checked model: its own shapes fit.
+    #[cfg(test)]
     pub(super) fn cross(&self, pool: &Pool, audio: &[f32]) -> Result<Cross, MatrixError> {
         let (mut cross, mut state) = (Cross::default(), EncoderState::default());
         self.project_audio(pool, audio, (&mut state.kv, &mut state.heads), &mut cross)?;
@@ -186,7 +189,7 @@ pub(super) fn norm(pool: &Pool, x: &[f32], norm: &Norm, out: &mut [f32]) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::PathBuf;
 
     use super::super::config::Settings;
@@ -197,7 +200,7 @@ mod tests {
     use crate::weights::safetensors;
     use dreamseed_kernels::{BlockType, quant::quantize_q8_0};
 
-    fn reference() -> Option<PathBuf> {
+    pub(in super::super) fn reference() -> Option<PathBuf> {
         let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/reference");
         let root = std::env::var_os("DREAMSEED_REFERENCE").map_or(beside, PathBuf::from);
         let folder = root.join("golden/whisper");
@@ -208,7 +211,7 @@ mod tests {
         Some(folder)
     }
 
-    fn relative_error(seen: &[f32], wanted: &[f32]) -> f32 {
+    pub(in super::super) fn relative_error(seen: &[f32], wanted: &[f32]) -> f32 {
         assert_eq!(seen.len(), wanted.len());
         let difference: f32 = seen.iter().zip(wanted).map(|(a, b)| (a - b) * (a - b)).sum();
         (difference / wanted.iter().map(|x| x * x).sum::<f32>()).sqrt()
@@ -217,6 +220,28 @@ mod tests {
     fn int64(file: &safetensors::File, name: &str) -> Vec<u32> {
         let bytes = file.bytes(name).unwrap();
         bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as u32).collect()
+    }
+
+    /// What transformers made of a window and a text.
+    #[cfg(feature = "cuda")]
+    pub(in super::super) struct Golden {
+        pub(in super::super) mel: Vec<f32>, // (window_frames, n_mels)
+        pub(in super::super) tokens: Vec<u32>,
+        pub(in super::super) logits: Vec<f32>, // (tokens, n_vocab)
+    }
+
+    #[cfg(feature = "cuda")]
+    impl Golden {
+        pub(in super::super) fn open() -> Self {
+            let folder = reference().expect("the golden model");
+            let file = safetensors::File::open(&folder.join("golden.safetensors")).unwrap();
+            let features = file.tensor("in.input_features").unwrap();
+            let [.., n_mels, frames] = features.shape[..] else { panic!("{:?}", features.shape) };
+            let values = features.values.into_f32();
+            let mel = (0..values.len()).map(|i| values[i % n_mels * frames + i / n_mels]).collect();
+            let (tokens, logits) = (int64(&file, "in.decoder_input_ids"), file.tensor("out.logits").unwrap());
+            Self { mel, tokens, logits: logits.values.into_f32() }
+        }
     }
 
     #[test]

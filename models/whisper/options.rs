@@ -117,6 +117,10 @@ pub enum Error {
     /// A shape that a checked model cannot have.
     #[error(transparent)]
     Matrix(#[from] dreamseed_kernels::MatrixError),
+    /// A GPU has no room, refuses or is lost.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Device(#[from] dreamseed_kernels::cuda::Error),
 }
 
 /// Result of a transcription.

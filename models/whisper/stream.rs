@@ -374,7 +374,7 @@ impl Stream<'_> {
             self.history.clear();
         } else if let Some(tokens) = self.whisper.tokens.encode(&text) {
             self.history.extend(tokens);
-            let room = self.whisper.model.config.n_text_ctx / 2;
+            let room = self.whisper.model.config().n_text_ctx / 2;
             self.history.drain(..self.history.len().saturating_sub(room));
         }
     }

@@ -106,14 +106,14 @@ fn a_model_of_turbos_shape_runs_in_both_precisions() {
         assert!(whisper.languages().next().is_none(), "a vocabulary of this size is an English-only one");
         let mut encoder = EncoderState::default();
         let mel = whisper.mel.extract(&pool, &pcm[..2 * 16_000]);
-        whisper.model.encode(&pool, &mel.data, &mut encoder);
-        let cross = whisper.model.cross(&pool, &encoder.x).unwrap();
-        let mut state = whisper.model.decoder_state(1);
+        let mut cross = Cross::default();
+        whisper.model.hear(&pool, &mel.data, &mut encoder, &mut cross).unwrap();
+        let mut state = whisper.model.decoder_state(1).unwrap();
         for token in [258, 259, 262, 300, 97] {
             let row = state.push(token, 0, 0);
             state.want(row);
         }
-        whisper.model.pass(&pool, &[cross], &mut state, None);
+        whisper.model.pass(&pool, &[cross], &mut state, None).unwrap();
         let options = Options {
             vad: false,
             word_timestamps: true,
@@ -157,18 +157,19 @@ fn windows_side_by_side_are_each_as_alone() {
         // a threshold in the middle: some windows are tried again, others are not
         let options = Options { beam_size, temperatures, logprob_threshold: -2.0, timestamps: true, ..Options::default() };
         let search: Search = options.search().unwrap();
-        let decoder = |windows| Decoder::new(&whisper.model, &whisper.tokens, &pool, &search, windows, Buffers::default());
+        let decoder =
+            |windows| Decoder::new(&whisper.model, &whisper.tokens, &pool, &search, windows, Buffers::default()).unwrap();
         let mut all = decoder(asks.len());
         let (mut steps, mut on_step) = (Vec::new(), |_: usize| ControlFlow::Continue(()));
         let mut count = |hypotheses: usize| {
             steps.push(hypotheses);
             ControlFlow::Continue(())
         };
-        let together = all.windows(&cross, &asks, &mut count).unwrap();
+        let together = all.windows(&cross, &asks, &mut count).unwrap().unwrap();
         // again in the same buffers
-        let again = all.windows(&cross, &asks, &mut on_step).unwrap();
+        let again = all.windows(&cross, &asks, &mut on_step).unwrap().unwrap();
         for (i, (seen, again)) in together.iter().zip(&again).enumerate() {
-            let alone = decoder(1).windows(&cross[i..=i], &asks[i..=i], &mut on_step).unwrap().remove(0);
+            let alone = decoder(1).windows(&cross[i..=i], &asks[i..=i], &mut on_step).unwrap().unwrap().remove(0);
             for other in [&alone, again] {
                 assert_eq!(seen.tokens, other.tokens, "window {i}, beam {beam_size}");
                 assert_eq!((seen.avg_logprob, seen.temperature), (other.avg_logprob, other.temperature));
@@ -182,7 +183,7 @@ fn windows_side_by_side_are_each_as_alone() {
             left -= 1;
             if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        assert!(steps.len() < 2 || all.windows(&cross, &asks, stop).is_none());
+        assert!(steps.len() < 2 || all.windows(&cross, &asks, stop).unwrap().is_none());
     }
 }
 

@@ -25,7 +25,7 @@ const LEAST_ADVANCE: usize = 10;
 /// Above this temperature a window's text is too uncertain to be the next one's prompt.
 const PROMPT_RESET_TEMPERATURE: f32 = 0.5;
 
-/// Windows decoded side by side: from here on a step is bound by arithmetic, not by reading the weights.
+/// Windows decoded side by side, at most: by then reading the weights is a small part of each.
 const SIDE_BY_SIDE: usize = 8;
 /// Memory for the audio of windows decoded side by side, bytes.
 const AUDIO_BYTES: usize = 256 << 20;
@@ -128,9 +128,9 @@ impl<'a> Session<'a> {
         let transcript = Transcript { language: english.unwrap_or_default(), duration, ..Transcript::default() };
         let cuts = options.vad.then(|| Cuts::new(voice::speech(pcm, &voice::Options::default())));
         let pcm = cuts.as_ref().map_or(Cow::Borrowed(pcm), |cuts| Cow::Owned(cuts.keep(pcm)));
-        let mel = whisper.mel.extract(pool, &pcm);
+        let mel = whisper.model.features(pool, &whisper.mel, &pcm)?;
         let (stretches, windows) =
-            (cuts.as_ref().map_or(1, Cuts::len), mel.frames().div_ceil(whisper.model.config.window_frames()));
+            (cuts.as_ref().map_or(1, Cuts::len), mel.frames().div_ceil(whisper.model.config().window_frames()));
         let together = (AUDIO_BYTES / whisper.model.cross_bytes().max(1)).clamp(1, SIDE_BY_SIDE);
         let side_by_side = match options.windows {
             Windows::InTurn => 1,
@@ -147,7 +147,7 @@ impl<'a> Session<'a> {
             encoder: buffers.encoder,
             audio: buffers.audio,
             features: buffers.features,
-            decoder: Decoder::new(&whisper.model, tokens, pool, search, side_by_side, buffers.decoder),
+            decoder: Decoder::new(&whisper.model, tokens, pool, search, side_by_side, buffers.decoder)?,
             language,
             side_by_side,
             history,
@@ -196,7 +196,7 @@ impl<'a> Session<'a> {
             Some(cuts) => cuts.kept().map(frames).collect(),
             None => vec![0..total],
         };
-        let longest = self.whisper.model.config.window_frames();
+        let longest = self.whisper.model.config().window_frames();
         let parts = spans.into_iter().flat_map(|span| match self.options.windows {
             Windows::InTurn | Windows::Together => vec![span],
             Windows::Cut => silence::cut(&self.pcm, span, longest),
@@ -224,7 +224,7 @@ impl<'a> Session<'a> {
         // 2. language, until something was said in it
         let unknown = self.transcript.language.is_empty();
         if unknown {
-            let (id, code) = self.detect();
+            let (id, code) = self.detect()?;
             self.language = Some(id);
             self.transcript.language = code;
         }
@@ -233,7 +233,7 @@ impl<'a> Session<'a> {
         let ask = |e: &Encoded| self.ask(&start, &stretches[e.stretch].history);
         let asks: Vec<Ask> = encoded.iter().map(ask).collect();
         let on_step = &mut |hypotheses| progress(Progress::Step { hypotheses });
-        let Some(outcomes) = self.decoder.windows(&self.audio, &asks, on_step) else { return Ok(ControlFlow::Break(())) };
+        let Some(outcomes) = self.decoder.windows(&self.audio, &asks, on_step)? else { return Ok(ControlFlow::Break(())) };
         // 4. segments, words
         let (total, mut said) = (self.mel.frames(), false);
         for (i, (Encoded { stretch, window, steady }, outcome)) in encoded.into_iter().zip(outcomes).enumerate() {
@@ -251,7 +251,7 @@ impl<'a> Session<'a> {
                 continue;
             }
             said = true;
-            let next = self.segments(window, &outcome, (i, &start), stretch);
+            let next = self.segments(window, &outcome, (i, &start), stretch)?;
             stretch.go_on(if self.provisional { stretch.end } else { next.max(window.start + LEAST_ADVANCE) }, total);
         }
         Ok(ControlFlow::Continue(()))
@@ -263,7 +263,7 @@ impl<'a> Session<'a> {
         stretches: &mut [Stretch],
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Option<Vec<Encoded>>> {
-        let (config, total) = (&self.whisper.model.config, self.mel.frames());
+        let (config, total) = (self.whisper.model.config(), self.mel.frames());
         let per_frame = self.transcript.duration / total.max(1) as f64;
         let mut encoded: Vec<Encoded> = Vec::new();
         for (stretch, part) in stretches.iter_mut().enumerate() {
@@ -331,7 +331,13 @@ impl<'a> Session<'a> {
 
     /// Cuts a window's tokens into segments with their words; gives the mel frame at which its stretch goes on. `audio`: which of those
     /// that were encoded.
-    fn segments(&mut self, window: Window, outcome: &Outcome, (audio, start): (usize, &[u32]), stretch: &mut Stretch) -> usize {
+    fn segments(
+        &mut self,
+        window: Window,
+        outcome: &Outcome,
+        (audio, start): (usize, &[u32]),
+        stretch: &mut Stretch,
+    ) -> Result<usize> {
         let tokens = &self.whisper.tokens;
         let begin = tokens.timestamp_begin();
         let offset = window.start as f64 / FRAMES_PER_SECOND;
@@ -363,7 +369,7 @@ impl<'a> Session<'a> {
             let spoken = Spoken { cross, start, text: &text, language: &self.transcript.language, frames: window.frames };
             let whisper = self.whisper;
             let aligner = Aligner { model: &whisper.model, tokens, pool: self.pool, heads: &whisper.heads };
-            let words = aligner.align(&spoken, &mut self.decoder.state);
+            let words = aligner.align(&spoken, &mut self.decoder.state)?;
             stretch.spoken_until = distribute(&mut segments, &counts, words, offset, stretch.spoken_until);
             let last_end = segments.iter().rev().find_map(|s| s.words.last()).map(|w| w.end);
             if let Some(end) = last_end.filter(|end| !cut.closed && *end > offset) {
@@ -379,20 +385,20 @@ impl<'a> Session<'a> {
             stretch.history.clear();
         }
         stretch.segments.extend(segments.into_iter().filter(kept));
-        next
+        Ok(next)
     }
 
     /// The likeliest language of the first window: what the start token predicts among the languages.
-    fn detect(&mut self) -> (u32, String) {
+    fn detect(&mut self) -> Result<(u32, String)> {
         let (model, tokens) = (&self.whisper.model, &self.whisper.tokens);
         let state = &mut self.decoder.state;
         state.clear();
         let row = state.push(tokens.sot, 0, 0);
         state.want(row);
-        model.pass(self.pool, &self.audio, state, None);
+        model.pass(self.pool, &self.audio, state, None)?;
         let logit = |id: u32| state.logits.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY);
         let best = tokens.languages.iter().max_by(|a, b| logit(a.1).total_cmp(&logit(b.1)));
-        best.map_or((tokens.sot, "en".into()), |(code, id)| (*id, code.clone()))
+        Ok(best.map_or((tokens.sot, "en".into()), |(code, id)| (*id, code.clone())))
     }
 
     /// Start, language and task; the start alone for English-only models.
@@ -411,7 +417,7 @@ impl<'a> Session<'a> {
         let tokens = &self.whisper.tokens;
         let mut prompt = Vec::new();
         if let Some(before) = tokens.sot_prev.filter(|_| !history.is_empty()) {
-            let room = self.whisper.model.config.n_text_ctx / 2 - 1;
+            let room = self.whisper.model.config().n_text_ctx / 2 - 1;
             prompt.push(before);
             prompt.extend_from_slice(&history[history.len().saturating_sub(room)..]);
         }
