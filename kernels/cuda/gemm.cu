@@ -10,8 +10,8 @@
 enum Store { SET, ADD, MULTIPLY }; // what becomes of `out`
 
 struct Gemm {
-    Part part[3]; // all of one kind
-    int parts, m, k;
+    Part part[3]; // as many as the grid has tiles for, all of one kind
+    int m, k;
     int activation, store;
     const float* x;      // (m, k) where weights are floats
     const int8_t* q;     // (m, k) x in 8 bits, where they are not
@@ -130,86 +130,102 @@ template <int KIND, class T> struct Quantized {
     uint8_t* codes;  // [2][ROWS][STEP] of the activations
     float2* scales;  // [2][ROWS][2] of the activations
     float2* units;   // [2][2][COLUMNS] of the weights: what units have in common
+    static constexpr int BRINGS = T::COLUMNS * 4 / T::THREADS; // columns whose slices a thread brings, with three others
+    static constexpr int TAKES = T::ROWS * 4 / T::THREADS;     // rows of which a thread brings 16 codes
+    static_assert(T::ROWS * 2 == T::THREADS && T::COLUMNS * 2 == T::THREADS, "one scale and one unit to a thread");
+    // Where the thread's next slice, codes and scale lie in memory, null where there is no such column or row.
+    const uint8_t* next_slice[BRINGS];
+    const int8_t* next_codes[TAKES];
+    const float2* next_scale;
+    // How far behind a multiple of 16 the first slices lie of the columns whose codes the lane takes, and of the thread's unit; the
+    // weights begin at one.
+    int behind[4], unit_behind;
 
     __device__ __forceinline__ Quantized(const Gemm& gemm, const Place<T>& at, uint8_t* shared) : gemm(gemm), at(at) {
         slices = shared;
         codes = slices + 2 * T::COLUMNS * ROW;
         scales = (float2*)(codes + 2 * T::ROWS * STEP);
         units = scales + 2 * T::ROWS * 2;
+        const size_t row = row_bytes(KIND, gemm.k);
+#pragma unroll
+        for (int i = 0; i < BRINGS; i++) {
+            const int column = at.column + threadIdx.x / 4 + i * (T::THREADS / 4);
+            next_slice[i] = column < at.part->rows ? at.part->weights + column * row : nullptr;
+        }
+#pragma unroll
+        for (int i = 0; i < TAKES; i++) {
+            const int from = at.row + threadIdx.x / 4 + i * (T::THREADS / 4);
+            next_codes[i] = from < gemm.m ? gemm.q + (size_t)from * gemm.k + 16 * (threadIdx.x % 4) : nullptr;
+        }
+        const int from = at.row + threadIdx.x / 2;
+        next_scale = from < gemm.m ? gemm.scale + (size_t)from * (gemm.k / 32) + threadIdx.x % 2 : nullptr;
+#pragma unroll
+        for (int j = 0; j < 4; j++) behind[j] = (uint32_t)(at.column + 32 * at.warp_n + 8 * j + at.g) * (uint32_t)row & 15;
+        unit_behind = (at.column + threadIdx.x % T::COLUMNS) * (uint32_t)row & 15;
     }
 
-    // Where a slice of a column begins in memory.
-    __device__ __forceinline__ const uint8_t* source(int column, int slice) const {
-        return at.part->weights + (at.column + column) * row_bytes(KIND, gemm.k) + (size_t)slice * slice_stride(KIND);
-    }
-    // Where it begins in shared memory: as far behind a multiple of 16 as in memory.
-    __device__ __forceinline__ const uint8_t* slice_of(int column, int slice) const {
-        const int behind = block_bytes(KIND) % 16 ? (int)((size_t)source(column, slice) & 15) : 0;
+    // Where a slice of a column begins in shared memory: as far behind a multiple of 16 as in memory.
+    __device__ __forceinline__ const uint8_t* slice_of(int column, int first_behind, int slice) const {
+        const int behind = block_bytes(KIND) % 16 ? (first_behind + (uint32_t)slice * slice_stride(KIND)) & 15 : 0;
         return slices + ((slice & 1) * T::COLUMNS + column) * ROW + behind;
     }
 
+    // Slices in turn.
     __device__ __forceinline__ void fetch_weights(int slice) {
         const int blocks = is_super(KIND) ? 1 : min(UNITS, gemm.k / 32 - slice * UNITS);
         const int bytes = is_super(KIND) ? slice_bytes(KIND) : blocks * block_bytes(KIND);
-        const int lane = threadIdx.x % 4; // of four threads that bring a column's slice
+        uint8_t* to = slices + ((slice & 1) * T::COLUMNS + threadIdx.x / 4) * ROW + 16 * (threadIdx.x % 4);
 #pragma unroll
-        for (int i = 0; i < T::COLUMNS * 4 / T::THREADS; i++) {
-            const int column = threadIdx.x / 4 + i * (T::THREADS / 4);
-            if (at.column + column >= at.part->rows) break;
-            const uint8_t* from = source(column, slice);
-            const int behind = (int)((size_t)from & 15), end = behind + bytes;
-            uint8_t* to = slices + ((slice & 1) * T::COLUMNS + column) * ROW;
+        for (int i = 0; i < BRINGS; i++) {
+            if (!next_slice[i]) continue;
+            const int behind = (int)((size_t)next_slice[i] & 15), left = behind + bytes - 16 * (threadIdx.x % 4);
+            const uint8_t* from = next_slice[i] - behind + 16 * (threadIdx.x % 4);
 #pragma unroll
-            for (int c = 0; c < CHUNKS; c += 4) {
-                const int chunk = c + lane;
-                if (16 * chunk < end) copy16(to + 16 * chunk, from - behind + 16 * chunk); // buffers are whole 16s
-            }
+            for (int chunk = 0; chunk < CHUNKS; chunk += 4) // buffers are whole 16s
+                if (16 * chunk < left) copy16(to + i * (T::THREADS / 4) * ROW + 16 * chunk, from + 16 * chunk);
+            next_slice[i] += slice_stride(KIND);
         }
     }
 
+    // Steps in turn.
     __device__ __forceinline__ void fetch_activations(int step) {
+        const int left = gemm.k - STEP * step;
+        uint8_t* to = codes + (step & 1) * T::ROWS * STEP + swizzled(threadIdx.x / 4, threadIdx.x % 4);
 #pragma unroll
-        for (int i = threadIdx.x; i < T::ROWS * 4; i += T::THREADS) {
-            const int row = i / 4, chunk = i % 4, e = STEP * step + 16 * chunk;
-            const bool there = at.row + row < gemm.m && e < gemm.k;
-            copy16(codes + (step & 1) * T::ROWS * STEP + swizzled(row, chunk),
-                   gemm.q + (there ? (size_t)(at.row + row) * gemm.k + e : 0), there);
+        for (int i = 0; i < TAKES; i++) { // rows so far apart are permuted alike
+            const bool there = next_codes[i] && 16 * (int)(threadIdx.x % 4) < left;
+            copy16(to + i * (T::THREADS / 4) * STEP, there ? next_codes[i] : gemm.q, there);
+            if (next_codes[i]) next_codes[i] += STEP;
         }
-#pragma unroll
-        for (int i = threadIdx.x; i < T::ROWS * 2; i += T::THREADS) {
-            const int row = i / 2, unit = 2 * step + i % 2, all = gemm.k / 32;
-            const bool there = at.row + row < gemm.m && unit < all;
-            copy8(scales + (step & 1) * T::ROWS * 2 + i, gemm.scale + (there ? (size_t)(at.row + row) * all + unit : 0), there);
-        }
+        const bool there = next_scale && 32 * (int)(threadIdx.x % 2) < left;
+        copy8(scales + (step & 1) * T::ROWS * 2 + threadIdx.x, there ? next_scale : gemm.scale, there);
+        if (next_scale) next_scale += 2;
     }
 
     // What the units of a step have in common: d and its product with MAGIC; d and m; or both d of one with halves.
     __device__ __forceinline__ void take_units(int step) {
-#pragma unroll
-        for (int i = threadIdx.x; i < T::COLUMNS * 2; i += T::THREADS) {
-            const int column = i % T::COLUMNS, unit = 2 * step + i / T::COLUMNS;
-            float2 common = make_float2(0.0f, 0.0f);
-            if (at.column + column < at.part->rows && unit < gemm.k / 32) {
-                const uint8_t* block = slice_of(column, unit / UNITS) + (is_super(KIND) ? 0 : unit % UNITS * block_bytes(KIND));
-                float d[2], m[2];
-                if constexpr (KIND == Q2K) {
-                    common = make_float2(half_at(block + 80), half_at(block + 82));
-                } else {
-                    unit_scales<KIND>(block, unit % UNITS, d, m);
-                    if constexpr (KIND == Q8K) d[0] = __uint_as_float((__float_as_uint(d[0]) + 2) & ~3u); // 22 bits
-                    common = make_float2(d[0], has_halves(KIND) ? d[1] : has_minimum(KIND) ? m[0] : -MAGIC * d[0]);
-                }
+        const int column = threadIdx.x % T::COLUMNS, unit = 2 * step + threadIdx.x / T::COLUMNS;
+        float2 common = make_float2(0.0f, 0.0f);
+        if (at.column + column < at.part->rows && unit < gemm.k / 32) {
+            const uint8_t* block = slice_of(column, unit_behind, unit / UNITS) + (is_super(KIND) ? 0 : unit % UNITS * block_bytes(KIND));
+            float d[2], m[2];
+            if constexpr (KIND == Q2K) {
+                common = make_float2(half_at(block + 80), half_at(block + 82));
+            } else {
+                unit_scales<KIND>(block, unit % UNITS, d, m);
+                if constexpr (KIND == Q8K) d[0] = __uint_as_float((__float_as_uint(d[0]) + 2) & ~3u); // 22 bits
+                common = make_float2(d[0], has_halves(KIND) ? d[1] : has_minimum(KIND) ? m[0] : -MAGIC * d[0]);
             }
-            units[(step & 1) * T::COLUMNS * 2 + i] = common;
         }
+        units[(step & 1) * T::COLUMNS * 2 + threadIdx.x] = common;
     }
 
     // sum += the products of a step.
     __device__ __forceinline__ void multiply(int step, float (&sum)[T::MF][4][4]) {
         const uint8_t* blocks[4]; // of the columns whose codes the lane takes
 #pragma unroll
-        for (int j = 0; j < 4; j++) blocks[j] = slice_of(32 * at.warp_n + 8 * j + at.g, 2 * step / UNITS);
-#pragma unroll
+        for (int j = 0; j < 4; j++) blocks[j] = slice_of(32 * at.warp_n + 8 * j + at.g, behind[j], 2 * step / UNITS);
+#pragma unroll(has_minimum(KIND) || KIND == Q2K ? 1 : 2) // registers
         for (int half = 0; half < 2; half++) {
             uint32_t a[T::MF][4];
             float2 row[T::MF][2];

@@ -135,10 +135,10 @@ template <int M> __device__ void gemv(const Gemv& g) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) gemv_1(const __grid_constant__ Gemv g) { gemv<1>(g); }
-extern "C" __global__ void __launch_bounds__(256) gemv_2(const __grid_constant__ Gemv g) { gemv<2>(g); }
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_1(const __grid_constant__ Gemv g) { gemv<1>(g); }
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_2(const __grid_constant__ Gemv g) { gemv<2>(g); }
 extern "C" __global__ void __launch_bounds__(256) gemv_4(const __grid_constant__ Gemv g) { gemv<4>(g); }
-extern "C" __global__ void __launch_bounds__(256) gemv_8(const __grid_constant__ Gemv g) { gemv<8>(g); }
+extern "C" __global__ void __launch_bounds__(256, 1) gemv_8(const __grid_constant__ Gemv g) { gemv<8>(g); }
 
 struct Embed {
     const uint8_t* table;

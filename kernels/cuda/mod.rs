@@ -19,6 +19,8 @@ mod sample;
 mod store;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_gemm;
 mod transformer;
 
 pub use attention::{Attend, Counters, HeadNorms, RopeAppend, attend, attend_rows, rope_append};

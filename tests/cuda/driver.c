@@ -17,7 +17,7 @@
 #include <string.h>
 
 typedef void* V;
-enum { OK = 0, OUT_OF_MEMORY = 2, UNSUPPORTED = 900, INVALIDATED = 901, MOST_PARAMS = 32, MOST_KERNELS = 4096 };
+enum { OK = 0, OUT_OF_MEMORY = 2, UNSUPPORTED = 900, INVALIDATED = 901, MOST_PARAMS = 32, MOST_KERNELS = 16384 };
 
 typedef struct {
     char name[64];
