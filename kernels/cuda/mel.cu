@@ -13,16 +13,8 @@ struct Mel {
     const float* weights;
     int n_mels;
     float* out;          // (frames, n_mels), logarithms to base 10, from `frame` on
-    unsigned* loudest;   // the largest of all, as an ordered integer
+    float* loudest;      // (frames) the largest of each
 };
-
-// Floats in the order of unsigned integers.
-__device__ __forceinline__ unsigned ordered(float v) {
-    const unsigned bits = __float_as_uint(v);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-__device__ __forceinline__ float unordered(unsigned v) { return __uint_as_float(v & 0x80000000u ? v & 0x7fffffffu : ~v); }
 
 // A frame to a block. Grid (frames), 128 threads.
 //
@@ -70,12 +62,29 @@ extern "C" __global__ void __launch_bounds__(128) log_mel(const __grid_constant_
         m.out[(size_t)blockIdx.x * m.n_mels + i] = v;
         largest = fmaxf(largest, v);
     }
+    __shared__ float each[4];
     largest = warp_max(largest);
-    if ((threadIdx.x & 31) == 0) atomicMax(m.loudest, ordered(largest));
+    if ((threadIdx.x & 31) == 0) each[threadIdx.x >> 5] = largest;
+    __syncthreads();
+    if (threadIdx.x == 0) m.loudest[blockIdx.x] = fmaxf(fmaxf(each[0], each[1]), fmaxf(each[2], each[3]));
+}
+
+// The largest of n values, into the first. One block of 1024 threads.
+extern "C" __global__ void __launch_bounds__(1024) mel_loudest(float* x, int n) {
+    __shared__ float each[32];
+    float largest = -INFINITY;
+    for (int i = threadIdx.x; i < n; i += blockDim.x) largest = fmaxf(largest, x[i]);
+    largest = warp_max(largest);
+    if ((threadIdx.x & 31) == 0) each[threadIdx.x >> 5] = largest;
+    __syncthreads(); // all of x is read
+    if (threadIdx.x < 32) {
+        largest = warp_max(each[threadIdx.x]);
+        if (threadIdx.x == 0) x[0] = largest;
+    }
 }
 
 // (max(x, loudest - 8) + 4) / 4, n elements.
-extern "C" __global__ void __launch_bounds__(256) mel_range(float* x, int n, const unsigned* loudest) {
-    const float floor = fmaxf(unordered(*loudest), -10.0f) - 8.0f;
+extern "C" __global__ void __launch_bounds__(256) mel_range(float* x, int n, const float* loudest) {
+    const float floor = *loudest - 8.0f;
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) x[i] = (fmaxf(x[i], floor) + 4.0f) / 4.0f;
 }

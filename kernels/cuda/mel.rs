@@ -79,7 +79,7 @@ impl MelBank {
             return Err(Error::Shape(format!("{} samples of sound at once; at most 2^31 - 401 fit", pcm.len())));
         }
         let longest = frames.min(PIECE) * HOP + WINDOW;
-        let (mut piece, out, loudest) = (device.zeros(longest)?, device.zeros::<f32>(len)?, device.zeros::<u32>(1)?);
+        let (mut piece, out, loudest) = (device.zeros(longest)?, device.zeros::<f32>(len)?, device.zeros::<f32>(frames)?);
         for frame in (0..frames).step_by(PIECE) {
             let count = PIECE.min(frames - frame);
             let first = (frame * HOP).saturating_sub(WINDOW / 2);
@@ -96,12 +96,16 @@ impl MelBank {
                 weights: self.weights.pointer(),
                 n_mels: self.n_mels as i32,
                 out: out.pointer() + (frame * self.n_mels * size_of::<f32>()) as u64,
-                loudest: loudest.pointer(),
+                loudest: loudest.pointer() + (frame * size_of::<f32>()) as u64,
             };
             let mut args: [*mut c_void; 1] = [from_mut(&mut raw).cast()];
             // SAFETY: the structure is the kernel's; the output holds all frames, and the bands lie within the spectrum.
             unsafe { device.launch("log_mel", [count, 1, 1], 128, 0, &mut args)? };
         }
+        let (mut all, mut count) = (loudest.pointer(), frames as i32);
+        let mut args: [*mut c_void; 2] = [from_mut(&mut all).cast(), from_mut(&mut count).cast()];
+        // SAFETY: as above.
+        unsafe { device.launch("mel_loudest", [1, 1, 1], 1024, 0, &mut args)? };
         let blocks = len.div_ceil(256).min(8 * device.info().multiprocessors);
         let (mut x, mut n, mut loudest_at) = (out.pointer(), len as i32, loudest.pointer());
         let mut args: [*mut c_void; 3] = [from_mut(&mut x).cast(), from_mut(&mut n).cast(), from_mut(&mut loudest_at).cast()];
