@@ -2,6 +2,8 @@
 
 mod common;
 mod constrain;
+#[path = "golden/pronounced.rs"]
+mod pronounced;
 #[path = "golden/senses.rs"]
 mod senses;
 

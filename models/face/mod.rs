@@ -1,6 +1,7 @@
-//! Face: detector, mesh of 468 points, irises, expression.
+//! Face: detector, mesh of 468 points, where the head points, irises, expression.
 
 pub mod expression;
+pub mod head;
 mod iris;
 mod mesh;
 mod track;
