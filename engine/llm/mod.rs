@@ -21,6 +21,8 @@ mod chat;
 mod constrain;
 mod executor;
 mod generate;
+#[cfg(feature = "cuda")]
+mod gpus;
 mod model;
 mod runner;
 mod sampling;
@@ -33,6 +35,8 @@ mod text;
 pub use chat::Chat;
 pub use constrain::{Constraint, Grammar, Mask};
 pub use executor::Placement;
+#[cfg(feature = "cuda")]
+pub use gpus::Gpus;
 pub use generate::{Finish, Generation, Options, Session, Speculated, raw};
 pub use model::{Llm, Settings, Speculation};
 pub use sampling::{Sampler, Sampling};

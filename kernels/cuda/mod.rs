@@ -2,15 +2,18 @@
 //!
 //! The `.cu` files are compiled with the crate (`build.rs`) and embedded; the driver's library is looked up when a device is opened.
 //! Nothing here allocates or waits but what says so: a step can be captured into a [`Graph`] and replayed. All launches of a device
-//! go to one stream, in order.
+//! go to one stream, in order; a [`Link`] orders the streams of two.
 //!
 //! The kernels have run in an emulator of the driver, against the CPU's references (`tests/cuda.sh`). **They have not run on a real
 //! GPU yet.**
 
 mod attention;
+mod buffer;
 mod dense;
 mod device;
 mod gemv;
+mod graph;
+mod link;
 mod rows;
 mod sample;
 mod store;
@@ -18,9 +21,12 @@ mod store;
 mod tests;
 
 pub use attention::{Attend, Counters, HeadNorms, RopeAppend, attend, attend_rows, rope_append};
+pub use buffer::{Buffer, Element};
 pub use dense::{DenseAttention, Strided, attend_dense};
-pub use device::{Buffer, Device, Element, Error, Graph, Info};
+pub use device::{Device, Error, Info};
 pub use gemv::{DeviceMatrix, Gate, GemvInput, Part, Quantized, embed, gated, gemv};
-pub use rows::{add_norm, quantize, rms_norm, softcap};
+pub use graph::Graph;
+pub use link::Link;
+pub use rows::{add_norm, gather, quantize, rms_norm, softcap};
 pub use sample::{Choice, Chosen, choose};
 pub use store::{DeviceStore, Rows};

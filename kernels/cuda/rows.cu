@@ -43,3 +43,10 @@ extern "C" __global__ void __launch_bounds__(256) quantize(const float* x, int k
 extern "C" __global__ void __launch_bounds__(256) softcap(float* x, int n, float cap) {
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) x[i] = cap * tanhf(x[i] / cap);
 }
+
+// out[i] = x[index[i]], rows of k; zeros where x, (most, k), has no such row. Grid (m).
+extern "C" __global__ void __launch_bounds__(256) gather(const float* x, int most, const int* index, int k, float* out) {
+    const int row = index[blockIdx.x];
+    const bool there = row >= 0 && row < most;
+    for (int e = threadIdx.x; e < k; e += blockDim.x) out[(size_t)blockIdx.x * k + e] = there ? x[(size_t)row * k + e] : 0.0f;
+}

@@ -1,6 +1,7 @@
 //! Operations on rows; their references are those of `cpu/norm.rs`.
 
-use super::device::{Buffer, Device, Error};
+use super::buffer::Buffer;
+use super::device::{Device, Error};
 use super::gemv::{Quantized, holds};
 use std::ffi::c_void;
 use std::ptr::from_mut;
@@ -95,4 +96,30 @@ pub fn softcap(device: &Device, x: &mut Buffer<f32>, n: usize, cap: f32) -> Resu
     let mut args: [*mut c_void; 3] = [from_mut(&mut x).cast(), from_mut(&mut n).cast(), from_mut(&mut cap).cast()];
     // SAFETY: as above.
     unsafe { device.launch("softcap", [blocks, 1, 1], THREADS, 0, &mut args) }
+}
+
+/// `out[i] = x[index[i]]` for `rows` rows of `k` elements; zeros where there is no such row.
+///
+/// # Errors
+/// As [`rms_norm`].
+pub fn gather(
+    device: &Device,
+    (rows, k): (usize, usize),
+    x: &Buffer<f32>,
+    index: &Buffer<i32>,
+    out: &mut Buffer<f32>,
+) -> Result<()> {
+    holds("the index", index, rows)?;
+    holds("the rows gathered", out, rows * k)?;
+    let mut most = (x.len() / k.max(1)).min(i32::MAX as usize) as i32;
+    let (mut x, mut index, mut k, mut out) = (x.pointer(), index.pointer(), k as i32, out.pointer());
+    let mut args: [*mut c_void; 5] = [
+        from_mut(&mut x).cast(),
+        from_mut(&mut most).cast(),
+        from_mut(&mut index).cast(),
+        from_mut(&mut k).cast(),
+        from_mut(&mut out).cast(),
+    ];
+    // SAFETY: the arguments are the kernel's; it holds the index within the rows.
+    unsafe { device.launch("gather", [rows, 1, 1], THREADS, 0, &mut args) }
 }

@@ -9,7 +9,7 @@ use crate::quant::dequantize;
 use crate::{Activation, BlockType};
 
 /// The device of the tests.
-fn device() -> Option<Device> {
+pub(super) fn device() -> Option<Device> {
     match Device::open(0) {
         Ok(device) => Some(device),
         Err(e) if std::env::var_os("DREAMSEED_CUDA_TEST").is_none() => {
@@ -20,7 +20,7 @@ fn device() -> Option<Device> {
     }
 }
 
-fn read<T: Element + Default>(buffer: &Buffer<T>, len: usize) -> Vec<T> {
+pub(super) fn read<T: Element + Default>(buffer: &Buffer<T>, len: usize) -> Vec<T> {
     let mut values = vec![T::default(); len];
     buffer.read(0, &mut values).unwrap();
     values
