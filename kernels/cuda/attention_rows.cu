@@ -17,7 +17,7 @@ template <int DIM_, int KEYS_> struct Halves {
 #pragma unroll
         for (int i = threadIdx.x; i < KEYS * DIM / 8; i += FLASH_THREADS) {
             const int p = i % KEYS, chunk = i / KEYS;
-            copy_async(keys + 8 * i, from + (chunk * POSITIONS + p) * 8, k + p >= low && k + p < high);
+            copy16(keys + 8 * i, from + (chunk * POSITIONS + p) * 8, k + p >= low && k + p < high);
         }
     }
 
@@ -26,7 +26,7 @@ template <int DIM_, int KEYS_> struct Halves {
 #pragma unroll
         for (int i = threadIdx.x; i < KEYS * DIM / 8; i += FLASH_THREADS) {
             const int p = i / (DIM / 8), chunk = i % (DIM / 8);
-            copy_async(values + p * (DIM + 8) + 8 * chunk, from + 8 * i, k + p >= low && k + p < high);
+            copy16(values + p * (DIM + 8) + 8 * chunk, from + 8 * i, k + p >= low && k + p < high);
         }
     }
 
@@ -54,14 +54,14 @@ template <int DIM_, int KEYS_> struct Bytes {
     // Scales (SUBS, 128) from position k on to (SUBS, KEYS).
     __device__ __forceinline__ static void fetch_scales(__half* to, const uint8_t* scales, int k) {
         for (int i = threadIdx.x; i < SUBS * KEYS / 8; i += FLASH_THREADS)
-            copy_async(to + 8 * i, (const __half*)scales + i / (KEYS / 8) * POSITIONS + k % POSITIONS + i % (KEYS / 8) * 8);
+            copy16(to + 8 * i, (const __half*)scales + i / (KEYS / 8) * POSITIONS + k % POSITIONS + i % (KEYS / 8) * 8);
     }
 
     __device__ __forceinline__ void fetch_keys(int k) const {
         const uint8_t* head = head_of(store, sequence, k, kv);
 #pragma unroll
         for (int i = threadIdx.x; i < KEYS * DIM / 16; i += FLASH_THREADS)
-            copy_async(key_codes + 16 * i, head + (i / KEYS * POSITIONS + k % POSITIONS + i % KEYS) * 16);
+            copy16(key_codes + 16 * i, head + (i / KEYS * POSITIONS + k % POSITIONS + i % KEYS) * 16);
         fetch_scales(key_scales, head + layout_of(BYTES, DIM).key_scales, k);
     }
 
@@ -69,7 +69,7 @@ template <int DIM_, int KEYS_> struct Bytes {
         const uint8_t* head = head_of(store, sequence, k, kv);
         const uint8_t* from = head + layout_of(BYTES, DIM).values + k % POSITIONS * DIM;
 #pragma unroll
-        for (int i = threadIdx.x; i < KEYS * DIM / 16; i += FLASH_THREADS) copy_async(value_codes + 16 * i, from + 16 * i);
+        for (int i = threadIdx.x; i < KEYS * DIM / 16; i += FLASH_THREADS) copy16(value_codes + 16 * i, from + 16 * i);
         fetch_scales(value_scales, head + layout_of(BYTES, DIM).value_scales, k);
     }
 

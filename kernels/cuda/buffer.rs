@@ -138,9 +138,11 @@ impl Device {
         let free = self.free()?;
         let bytes =
             len.checked_mul(size_of::<T>()).ok_or(Error::OutOfMemory { gpu: self.ordinal(), wanted: usize::MAX, free })?;
+        // kernels copy 16 bytes at a time; drivers give whole 256s anyway
+        let whole = bytes.checked_next_multiple_of(16).unwrap_or(usize::MAX).max(16);
         // SAFETY: the memory is this buffer's alone; it is set before anybody reads it.
         let pointer = unsafe {
-            let pointer = result::malloc_sync(bytes.max(16)).map_err(|e| match e.0 as u32 {
+            let pointer = result::malloc_sync(whole).map_err(|e| match e.0 as u32 {
                 2 => Error::OutOfMemory { gpu: self.ordinal(), wanted: bytes, free },
                 _ => self.failed("give memory", e),
             })?;
@@ -148,7 +150,7 @@ impl Device {
             Buffer { pointer, len, device: self.clone(), kind: PhantomData }
         };
         // SAFETY: as long as the buffer is.
-        unsafe { result::memset_d8_async(pointer.pointer, 0, bytes.max(16), self.stream()) }
+        unsafe { result::memset_d8_async(pointer.pointer, 0, whole, self.stream()) }
             .map_err(|e| self.failed("clear memory", e))?;
         Ok(pointer)
     }

@@ -128,8 +128,8 @@ template <class SOURCE, int TILES> struct Flash {
 #pragma unroll
                 for (int i = 0; i < TILES; i++) {
                     const uint32_t* left = HELD ? query[HELD ? i : 0][HELD ? k : 0] : a[i];
-                    mma(scores[i][2 * n], left, b[0], b[1]);
-                    mma(scores[i][2 * n + 1], left, b[2], b[3]);
+                    mma_f16(scores[i][2 * n], left, b[0], b[1]);
+                    mma_f16(scores[i][2 * n + 1], left, b[2], b[3]);
                 }
             }
         }
@@ -183,8 +183,8 @@ template <class SOURCE, int TILES> struct Flash {
                 load_transposed(b, values + 16 * k * VALUE_ROW + 16 * n);
 #pragma unroll
                 for (int i = 0; i < TILES; i++) {
-                    mma(sums[i][2 * n], a[i], b[0], b[1]);
-                    mma(sums[i][2 * n + 1], a[i], b[2], b[3]);
+                    mma_f16(sums[i][2 * n], a[i], b[0], b[1]);
+                    mma_f16(sums[i][2 * n + 1], a[i], b[2], b[3]);
                 }
             }
         }

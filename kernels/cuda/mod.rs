@@ -11,6 +11,7 @@ mod attention;
 mod buffer;
 mod dense;
 mod device;
+mod gemm;
 mod gemv;
 mod graph;
 mod link;
@@ -19,11 +20,14 @@ mod sample;
 mod store;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_gemm;
 
 pub use attention::{Attend, Counters, HeadNorms, RopeAppend, attend, attend_rows, rope_append};
 pub use buffer::{Buffer, Element};
 pub use dense::{DenseAttention, Strided, attend_dense};
 pub use device::{Device, Error, Info};
+pub use gemm::{Finish, gated_rows, gemm};
 pub use gemv::{DeviceMatrix, Gate, GemvInput, Part, Quantized, embed, gated, gemv};
 pub use graph::Graph;
 pub use link::Link;

@@ -27,7 +27,7 @@ pub(super) fn read<T: Element + Default>(buffer: &Buffer<T>, len: usize) -> Vec<
 }
 
 /// Blocks of a kind with plausible scales, and their values.
-fn weights(kind: BlockType, n: usize, k: usize, seed: u32) -> (Vec<u8>, Vec<f32>) {
+pub(super) fn weights(kind: BlockType, n: usize, k: usize, seed: u32) -> (Vec<u8>, Vec<f32>) {
     let (block, size) = kind.block();
     let mut bytes: Vec<u8> = noise(seed, n * k / block * size).iter().map(|v| (v * 128.0) as i8 as u8).collect();
     let half = |v: f32| half::f16::from_f32(v).to_le_bytes();
@@ -57,7 +57,7 @@ fn weights(kind: BlockType, n: usize, k: usize, seed: u32) -> (Vec<u8>, Vec<f32>
 }
 
 /// x as 8 bits have it.
-fn rounded(x: &[f32]) -> Vec<f32> {
+pub(super) fn rounded(x: &[f32]) -> Vec<f32> {
     let unit = |u: &[f32]| {
         let d = u.iter().fold(0.0f32, |m, v| m.max(v.abs())) / 127.0;
         u.iter().map(|v| if d > 0.0 { (v / d).round_ties_even() * d } else { 0.0 }).collect::<Vec<_>>()
@@ -65,7 +65,7 @@ fn rounded(x: &[f32]) -> Vec<f32> {
     x.chunks(32).flat_map(unit).collect()
 }
 
-fn close(what: &str, got: &[f32], want: &[f64], bound: f64) {
+pub(super) fn close(what: &str, got: &[f32], want: &[f64], bound: f64) {
     let size = want.iter().fold(1e-3f64, |m, v| m.max(v.abs()));
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
         let apart = (f64::from(*g) - w).abs() / size;
@@ -73,7 +73,7 @@ fn close(what: &str, got: &[f32], want: &[f64], bound: f64) {
     }
 }
 
-fn product(x: &[f32], w: &[f32], k: usize) -> Vec<f64> {
+pub(super) fn product(x: &[f32], w: &[f32], k: usize) -> Vec<f64> {
     let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
     x.chunks_exact(k).flat_map(|x| w.chunks_exact(k).map(move |w| dot(x, w))).collect()
 }
