@@ -136,8 +136,8 @@ impl Device {
     /// [`Error::OutOfMemory`], [`Error::Driver`], [`Error::Lost`].
     pub fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
         let free = self.free()?;
-        let bytes =
-            len.checked_mul(size_of::<T>()).ok_or(Error::OutOfMemory { gpu: self.ordinal(), wanted: usize::MAX, free })?;
+        let bytes = len.checked_mul(size_of::<T>()).filter(|&bytes| bytes <= isize::MAX as usize);
+        let bytes = bytes.ok_or(Error::OutOfMemory { gpu: self.ordinal(), wanted: usize::MAX, free })?;
         // kernels copy 16 bytes at a time; drivers give whole 256s anyway
         let whole = bytes.checked_next_multiple_of(16).unwrap_or(usize::MAX).max(16);
         // SAFETY: the memory is this buffer's alone; it is set before anybody reads it.
