@@ -33,7 +33,7 @@ use dreamseed_models::vision::{Precision, Vision};
 use dreamseed_models::weights::Error as WeightsError;
 use dreamseed_models::whisper::{self, Transcript, Whisper};
 
-use crate::config::{Config, Device};
+use crate::config::{Config, Device, Devices};
 use crate::extract::{self, Perception, Tracks};
 use crate::fetch::{Progress, Store};
 use crate::llm::{Llm, Placement, Settings, Speculation};
@@ -115,7 +115,7 @@ impl Builder {
     ///
     /// # Errors
     /// A configuration that cannot be read or has a value that is not allowed; [`Error::Device`] where `device = "cuda"` is set and
-    /// there is none that can be used.
+    /// there is none that can be used, or not each of those that `devices` names.
     pub fn build(self) -> Result<Engine> {
         let mut config = match self.config {
             Some(config) => config,
@@ -125,8 +125,9 @@ impl Builder {
         config.offline |= self.offline;
         config.home = self.home.unwrap_or(config.home);
         let placement = OnceLock::new();
-        if config.device == Device::Cuda {
-            let _ = placement.set(gpu(true)?);
+        // GPUs that are named have to be there too
+        if config.device == Device::Cuda || config.device == Device::Auto && config.devices != Devices::Auto {
+            let _ = placement.set(gpus(&config)?);
         }
         if let Some(level) = config.simd.level() {
             dreamseed_kernels::simd::limit(level);
@@ -160,22 +161,22 @@ fn kept<T>(slot: &Kept<T>, key: &Path, load: impl FnOnce() -> Result<T>) -> Resu
     Ok(model)
 }
 
-/// The first GPU.
+/// The GPUs that the configuration allows.
 ///
 /// # Errors
-/// [`Error::Device`] that says why there is none.
+/// [`Error::Device`] that says why there is none, or not each of those that are named.
 #[cfg(feature = "cuda")]
-fn gpu(required: bool) -> Result<Placement> {
-    let device = dreamseed_kernels::cuda::Device::open(0).map_err(|e| Error::Device(e.to_string()))?;
-    Ok(Placement::Gpu { device, required })
+fn gpus(config: &Config) -> Result<Placement> {
+    Ok(Placement::Gpu { gpus: crate::llm::Gpus::open(&config.devices)?, required: config.device == Device::Cuda })
 }
 
 /// There is none in this build.
 #[cfg(not(feature = "cuda"))]
-fn gpu(_required: bool) -> Result<Placement> {
-    let problem =
-        "device = \"cuda\": this build has no CUDA; build with `--features cuda` (needs nvcc), or use \"auto\" or \"cpu\"";
-    Err(Error::Usage(problem.into()))
+fn gpus(config: &Config) -> Result<Placement> {
+    let what = if config.device == Device::Cuda { "device = \"cuda\"" } else { "devices names GPUs" };
+    Err(Error::Usage(format!(
+        "{what}: this build has no CUDA; build with `--features cuda` (needs nvcc), or use device = \"cpu\", or \"auto\" for both"
+    )))
 }
 
 /// Whether a file is a projector by its name: what stands beside a model that sees, and is none itself.
@@ -394,7 +395,7 @@ impl Engine {
     /// Where models run.
     fn placement(&self) -> Placement {
         let found = || match self.inner.config.device {
-            Device::Auto if cfg!(feature = "cuda") => gpu(false).unwrap_or_else(|why| {
+            Device::Auto if cfg!(feature = "cuda") => gpus(&self.inner.config).unwrap_or_else(|why| {
                 tracing::warn!("no GPU is used: {why}");
                 Placement::Cpu
             }),

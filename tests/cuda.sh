@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What runs on a GPU, without one: kernels against their references, decoders and the engine's texts against the CPU's, on PTX for
-# sm_80, and some faults of the driver. `--all`: on PTX for sm_120 with the warps in reverse order too, all faults, the real
-# SmolLM2 where DREAMSEED_CUDA_MODEL names its file, and a real Whisper where DREAMSEED_CUDA_WHISPER names its folder and
-# DREAMSEED_CUDA_SOUND a WAV file (16 bits, 16 kHz, mono) of which it hears the beginning. Real networks of pose and face run where
-# they were fetched: the small ones, with `--all` the others too (DREAMSEED_CUDA_NETS: their folder, default:
-# ~/.cache/dreamseed/models).
+# What runs on GPUs, without one: kernels against their references, decoders on one device and over two, Whisper, vision, pose and face
+# and the engine's texts against the CPU's, on PTX for sm_80, and some faults of the driver. `--all`: on PTX for sm_120 with the warps in
+# reverse order and three devices too, all faults, the real SmolLM2 where DREAMSEED_CUDA_MODEL names its file, and a real Whisper where
+# DREAMSEED_CUDA_WHISPER names its folder and DREAMSEED_CUDA_SOUND a WAV file (16 bits, 16 kHz, mono) of which it hears the beginning.
+# Real networks of pose and face run where they were fetched: the small ones, with `--all` the others too (DREAMSEED_CUDA_NETS: their
+# folder, default: ~/.cache/dreamseed/models).
 #
 # DREAMSEED_CUDA_TOOLS names a folder with `ptxemu`, a crate that stands in for the driver and interprets PTX (default: ../shared/cuda).
 # The toolkit and the emulator are kept in DREAMSEED_CUDA_CACHE (default: ~/.cache/dreamseed-cuda). With a GPU:
@@ -21,7 +21,7 @@ fi
 mkdir -p "$cache/lib"
 kernels/cuda/toolkit.sh "$cache/toolkit"
 cargo build --quiet --release --manifest-path "$tools/ptxemu/Cargo.toml" --target-dir "$cache/emulator"
-# the emulator has no graphs and never fails: a double of the driver in front of it does both
+# the emulator has no graphs, runs everything at once and never fails: a double of the driver in front of it does it as a driver does
 cp -f "$cache/emulator/release/libptxemu.so" "$cache/lib/libptxemu.so"
 rm -f "$cache/lib/libcuda.so.1"
 cc -std=gnu11 -O2 -Wall -Werror -shared -fPIC -o "$cache/lib/libcuda.so.1" tests/cuda/driver.c \
@@ -34,10 +34,10 @@ cc -std=gnu11 -O2 -Wall -Werror -shared -fPIC -o "$cache/nccl/libnccl.so.2" test
 export CUDA_HOME="$cache/toolkit" DREAMSEED_CUDA_CODE=ptx DREAMSEED_CUDA_TEST=1 CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/target}"
 unset NVCC
 cargo test --release --locked --workspace --features cuda --lib --no-run
-for mode in "80 0" ${all:+"120 1"}; do
-  read -r capability reverse <<<"$mode"
-  echo "=== sm_$capability, warps in reverse: $reverse"
-  LD_LIBRARY_PATH="$cache/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" FAKECUDA_CC=$capability FAKECUDA_REVERSE=$reverse \
+for mode in "80 0 2" ${all:+"120 1 3"}; do
+  read -r capability reverse devices <<<"$mode"
+  echo "=== sm_$capability, warps in reverse: $reverse, $devices devices"
+  LD_LIBRARY_PATH="$cache/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" FAKECUDA_CC=$capability FAKECUDA_REVERSE=$reverse FAKECUDA_DEVICES=$devices \
     cargo test --quiet --release --locked --workspace --features cuda --lib cuda::
 done
 
@@ -66,7 +66,17 @@ for fault in cuMemAlloc_v2:70:2 cuLaunchKernel:25:700 ${all:+cuMemAlloc_v2:3:2 c
   echo "=== $fault, Whisper"
   DREAMSEED_DRIVER_FAULT=$fault whisper a_fault_fails_what_met_it_and_leaves_nothing_behind
 done
+for fault in cuMemAlloc_v2@1:25:2 cuGraphLaunch@1:2:700 ${all:+cuMemAlloc_v2@1:70:2 cuMemcpyDtoHAsync_v2@1:1:700 \
+  cuStreamWaitEvent@1:1:700 cuStreamCreate@1:2:700}; do
+  echo "=== $fault"
+  FAKECUDA_DEVICES=2 DREAMSEED_DRIVER_FAULT=$fault models a_fault_of_the_second_device_is_told_and_frees_the_first
+done
+echo "=== a lost second GPU, texts at once"
+FAKECUDA_DEVICES=2 DREAMSEED_DRIVER_FAULT=cuGraphLaunch@1:5:700 \
+  ignored llm::tests::cuda::a_lost_second_gpu_is_told_to_all_and_leaves_nothing_behind
 echo "=== GPUs of little memory"
+FAKECUDA_DEVICES=3 DREAMSEED_DRIVER_MEMORY=150000000 ignored llm::tests::cuda::a_model_takes_as_many_gpus_as_it_needs
+DREAMSEED_DRIVER_MEMORY=136400000 ignored llm::tests::cuda::a_session_takes_the_positions_that_there_are
 DREAMSEED_DRIVER_MEMORY=150000000 ignored llm::tests::cuda::a_small_gpu_holds_what_fits
 DREAMSEED_DRIVER_MEMORY=120000000 ignored llm::tests::cuda::a_small_gpu_holds_what_fits
 echo "=== drivers and devices that will not do"

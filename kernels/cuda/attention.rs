@@ -1,6 +1,7 @@
 //! Rotary embedding, keys and values to paged blocks, and attention over them; their references are those of `cpu/`.
 
-use super::device::{Buffer, Device, Error};
+use super::buffer::Buffer;
+use super::device::{Device, Error};
 use super::gemv::{Quantized, holds};
 use super::store::{DeviceStore, RawStore, Rows};
 use crate::cpu::kv::SUB;

@@ -1,7 +1,8 @@
 //! Keys and values of sequences decoded side by side, and the attention of a few rows over them; the references are those of
 //! `cpu/reference.rs`.
 
-use super::device::{Buffer, Device, Error};
+use super::buffer::Buffer;
+use super::device::{Device, Error};
 use super::gemv::{Quantized, holds};
 use half::f16;
 use std::ops::Range;

@@ -1,6 +1,7 @@
 //! Convolutions; their references are those of `cpu/conv_reference.rs`.
 
-use super::device::{Buffer, Device, Error};
+use super::buffer::Buffer;
+use super::device::{Device, Error};
 use super::picture::{DeviceFinish, Operands, RawTail, RawWindow, Result, THREADS, arg};
 use crate::cpu::conv::{Finish, Window};
 

@@ -1,7 +1,8 @@
 //! Attention over activations; its reference is that of `cpu/attention.rs`.
 
 use super::attention::{FEW_ROWS, FLASH_ROWS, FLASH_THREADS, group};
-use super::device::{Buffer, Device, Error};
+use super::buffer::Buffer;
+use super::device::{Device, Error};
 use super::gemv::holds;
 use std::ffi::c_void;
 use std::ptr::from_mut;

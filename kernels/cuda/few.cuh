@@ -57,8 +57,8 @@ template <class SOURCE> struct Few {
 #pragma unroll
             for (int n = 0; n < FEW_KEYS / 8; n++) {
                 const uint4 key = s.key(8 * n + g, 32 * j + 8 * t);
-                mma(scores[n], &first.x, key.x, key.y);
-                mma(scores[n], &second.x, key.z, key.w);
+                mma_f16(scores[n], &first.x, key.x, key.y);
+                mma_f16(scores[n], &second.x, key.z, key.w);
             }
         }
         float most = top;
@@ -98,7 +98,7 @@ template <class SOURCE> struct Few {
 #pragma unroll
                 for (int j = 0; j < 8; j++) {
                     const int which = j % 2 ? 0x7632 : 0x5410;
-                    mma(sums[8 * w + j], weights, __byte_perm((&v[0].x)[j / 2], (&v[1].x)[j / 2], which),
+                    mma_f16(sums[8 * w + j], weights, __byte_perm((&v[0].x)[j / 2], (&v[1].x)[j / 2], which),
                         __byte_perm((&v[2].x)[j / 2], (&v[3].x)[j / 2], which));
                 }
             }

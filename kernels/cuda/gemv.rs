@@ -1,6 +1,7 @@
 //! Products of a few rows by weights as they lie in GGUF files; their references are those of `linear.rs`.
 
-use super::device::{Buffer, Device, Element, Error};
+use super::buffer::{Buffer, Element};
+use super::device::{Device, Error};
 use crate::{Activation, BlockType};
 use std::ffi::c_void;
 use std::ptr::from_mut;

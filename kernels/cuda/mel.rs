@@ -1,6 +1,7 @@
 //! Log-mel features of sound; the reference is in `models/whisper/mel.rs`.
 
-use super::device::{Buffer, Device, Error};
+use super::buffer::Buffer;
+use super::device::{Device, Error};
 use std::ffi::c_void;
 use std::ops::Range;
 use std::ptr::from_mut;

@@ -3,13 +3,14 @@
 //!
 //! The `.cu` files are compiled with the crate (`build.rs`) and embedded; the driver's library is looked up when a device is opened.
 //! Nothing here allocates or waits but what says so: a step can be captured into a [`Graph`] and replayed. All launches of a device
-//! go to one stream, in order.
+//! go to one stream, in order; a [`Link`] orders the streams of two.
 //!
 //! The kernels have run in an emulator of the driver, against the CPU's references (`tests/cuda.sh`). **They have not run on a real
 //! GPU yet.**
 
 mod attention;
 mod beams;
+mod buffer;
 mod conv;
 #[cfg(test)]
 mod conv_tests;
@@ -17,6 +18,8 @@ mod dense;
 mod device;
 mod gemm;
 mod gemv;
+mod graph;
+mod link;
 mod mel;
 mod nccl;
 mod picture;
@@ -32,11 +35,14 @@ mod transformer;
 
 pub use attention::{Attend, Counters, HeadNorms, RopeAppend, attend, attend_rows, rope_append};
 pub use beams::{BeamRows, Beams, BeamsAttend, BeamsProbe, BeamsShape};
+pub use buffer::{Buffer, Element};
 pub use conv::Conv;
 pub use dense::{DenseAttention, Strided, attend_dense};
-pub use device::{Buffer, Device, Element, Error, Graph, Info};
+pub use device::{Device, Error, Info};
 pub use gemm::{Finish, gated_rows, gemm};
 pub use gemv::{DeviceMatrix, Gate, GemvInput, Part, Quantized, embed, gated, gemv};
+pub use graph::Graph;
+pub use link::Link;
 pub use mel::MelBank;
 pub use nccl::{Communicator, NcclError};
 pub use picture::{DeviceFinish, Operands, Span};

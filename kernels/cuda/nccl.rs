@@ -3,7 +3,8 @@
 //! The library is looked up when the first communicator is made; a machine without it does everything else. It has run against a
 //! double of the library in an emulator (`tests/cuda.sh`). **It has not run on real GPUs yet.**
 
-use super::device::{Buffer, Device, Error};
+use super::buffer::Buffer;
+use super::device::{Device, Error};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::OnceLock;

@@ -1,6 +1,7 @@
 //! What the layers of convolutional networks share: values that lie in one memory, windows and what happens at a layer's end.
 
-use super::device::{Buffer, Device, Error};
+use super::buffer::Buffer;
+use super::device::{Device, Error};
 use crate::cpu::conv::{Act, Finish, Window};
 use std::ffi::c_void;
 use std::ptr::from_mut;

@@ -1,6 +1,7 @@
 //! Keys and values in paged blocks on a device, and what the rows of a pass are.
 
-use super::device::{Buffer, Device, Error};
+use super::buffer::Buffer;
+use super::device::{Device, Error};
 use crate::cpu::kv::SUB;
 use crate::{KV_BLOCK, KvShape, KvType};
 use half::f16;

@@ -1,6 +1,7 @@
 //! Operations on rows of transformers; their references are those of `cpu/norm.rs` and `cpu/reference.rs`.
 
-use super::device::{Buffer, Device, Error};
+use super::buffer::Buffer;
+use super::device::{Device, Error};
 use super::gemv::{Quantized, holds};
 use crate::Activation;
 use std::ffi::c_void;

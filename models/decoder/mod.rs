@@ -28,6 +28,7 @@ use crate::{
 };
 use experts::FeedForward;
 use files::Files;
+use weights::Layer;
 
 pub use config::{Config, Experts, Family, Layers, Local};
 pub use pictures::{Features, Picture, whole};
@@ -141,19 +142,23 @@ enum Op {
 }
 
 /// What a pass does, in order: the same for every pass of a model, whatever its sequences and their lengths.
-fn plan<P: Place>(weights: &Weights<P>, config: &Config) -> Vec<Op> {
+fn plan<P: Place>(layers: &[Layer<P>], config: &Config) -> Vec<Op> {
     let mut plan = vec![Op::Embed];
-    for (i, layer) in weights.layers.iter().enumerate() {
-        plan.extend([Op::NormQkv(i), Op::RopeAppend(i), Op::Attend(i), Op::Output(i)]);
-        match layer.feed_forward {
-            FeedForward::Dense(_) => plan.extend([Op::GateUp(i), Op::Down(i)]),
-            FeedForward::Mixture(_) => plan.push(Op::Experts(i)),
-        }
-        if i < config.deepstack {
-            plan.push(Op::Deep(i));
-        }
-    }
+    plan.extend(layers.iter().enumerate().flat_map(|(i, layer)| layer_plan(i, layer, config)));
     plan.push(Op::Head);
+    plan
+}
+
+/// What it does in layer `i`.
+fn layer_plan<P: Place>(i: usize, layer: &Layer<P>, config: &Config) -> Vec<Op> {
+    let mut plan = vec![Op::NormQkv(i), Op::RopeAppend(i), Op::Attend(i), Op::Output(i)];
+    match layer.feed_forward {
+        FeedForward::Dense(_) => plan.extend([Op::GateUp(i), Op::Down(i)]),
+        FeedForward::Mixture(_) => plan.push(Op::Experts(i)),
+    }
+    if i < config.deepstack {
+        plan.push(Op::Deep(i));
+    }
     plan
 }
 
@@ -193,7 +198,7 @@ impl Decoder {
         let weights = Weights::load(files, &config, &Cpu, pool)?;
         let local = config.local.as_ref().and_then(|l| l.rope.as_ref()).unwrap_or(&config.rope).rotation();
         let global = config.rope.rotation();
-        let plan = plan(&weights, &config);
+        let plan = plan(&weights.layers, &config);
         Ok(Self { config, weights, plan, global, local })
     }
 
