@@ -169,7 +169,7 @@ template <class SOURCE, int TILES> __device__ void attend_rows(const AttendRows&
 ATTEND(16, 64, 3, 64, 3)
 ATTEND(32, 64, 3, 64, 3)
 ATTEND(64, 64, 3, 64, 3)
-ATTEND(80, 64, 3, 64, 3)
+ATTEND(80, 64, 3, 64, 2)
 ATTEND(96, 64, 2, 64, 2)
 ATTEND(128, 64, 2, 32, 3)
 ATTEND(256, 32, 2, 32, 2)
