@@ -1,4 +1,5 @@
 // Convolutions: any kernel, stride, dilation and padding. Their references are those of cpu/conv_reference.rs.
+#include "mma.cuh"
 #include "picture.cuh"
 
 struct Conv {
@@ -19,12 +20,6 @@ constexpr int WARPS = 4;
 __device__ __forceinline__ void split(float v, uint32_t& hi, uint32_t& lo) {
     hi = (__float_as_uint(v) + 0x1000u) & 0xffffe000u;
     lo = (__float_as_uint(v - __uint_as_float(hi)) + 0x1000u) & 0xffffe000u; // rounded too: cut off, the errors of a sum would add up
-}
-
-__device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 // 16 channels of one tap: of two pixels a lane (g and g + 8 of the tile) and four output channels (8 j + g), four neighbours each.
@@ -88,9 +83,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) conv_mma(const __grid_c
                 uint32_t bh[2], bl[2];
                 split(at(now.b[j], 2 * s), bh[0], bl[0]);
                 split(at(now.b[j], 2 * s + 1), bh[1], bl[1]);
-                mma(sum[j], lo, bh[0], bh[1]);
-                if (!k.exact) mma(sum[j], hi, bl[0], bl[1]);
-                mma(sum[j], hi, bh[0], bh[1]);
+                mma_tf32(sum[j], lo, bh[0], bh[1]);
+                if (!k.exact) mma_tf32(sum[j], hi, bl[0], bl[1]);
+                mma_tf32(sum[j], hi, bh[0], bh[1]);
             }
         }
         now = next;

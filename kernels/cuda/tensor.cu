@@ -62,13 +62,14 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 
 // In the order of `Unary` in cpu/elementwise.rs.
-enum Unary { SIGMOID, TANH, HARD_SWISH, EXP, LOG, SQRT, RSQRT, SQUARE, ABS, NEG, FLOOR, RECIPROCAL, ELU, LEAKY_RELU, TRUNCATE };
+enum class Unary { SIGMOID, TANH, HARD_SWISH, EXP, LOG, SQRT, RSQRT, SQUARE, ABS, NEG, FLOOR, RECIPROCAL, ELU, LEAKY_RELU, TRUNCATE };
 
 extern "C" __global__ void __launch_bounds__(256) tensor_unary(int n, int f, float slope, const float* a, float* out) {
     const int i = thread();
     if (i >= n) return;
     float x = a[i];
-    switch (f) {
+    switch ((Unary)f) {
+        using enum Unary;
     case SIGMOID: x = 1.0f / (1.0f + expf(-x)); break;
     case TANH: x = tanhf(x); break;
     case HARD_SWISH: x = x * fminf(fmaxf(x + 3.0f, 0.0f), 6.0f) / 6.0f; break;
