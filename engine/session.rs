@@ -378,8 +378,8 @@ impl Engine {
     #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "there is one place alone"))]
     fn placed<T>(&self, what: &str, open: impl Fn(&Processor) -> Result<T>) -> Result<T> {
         #[cfg(feature = "cuda")]
-        if let Placement::Gpu { device, required } = self.placement() {
-            match open(&Processor::Gpu(device)) {
+        if let Placement::Gpu { gpus, required } = self.placement() {
+            match open(&Processor::Gpu(gpus.first()?)) {
                 Err(Error::Weights(why @ (WeightsError::Device(_) | WeightsError::Unsupported(_)))) if !required => {
                     let model = open(&Processor::Cpu)?; // what runs nowhere is an error, not a warning
                     tracing::warn!("{what} runs on the CPU: {why}");

@@ -59,7 +59,7 @@ impl Gpus {
         if all {
             gpus.ordinals.iter().try_for_each(|&n| gpus.device(n).map(drop)).map_err(refused)?;
         } else {
-            gpus.usable().next().unwrap_or(Err(Refusal::NoDevice { ordinal: 0, count: 0 })).map_err(refused)?;
+            gpus.first()?;
         }
         Ok(gpus)
     }
@@ -95,6 +95,14 @@ impl Gpus {
                 }
             }
         })
+    }
+
+    /// The first that can be used.
+    ///
+    /// # Errors
+    /// [`Error::Device`] that says why there is none.
+    pub(crate) fn first(&self) -> Result<Device> {
+        self.usable().next().unwrap_or(Err(Refusal::NoDevice { ordinal: 0, count: 0 })).map_err(refused)
     }
 
     /// Where a model is to lie, with room for `wished` positions of all sequences together or as many of them as fit: on one GPU where

@@ -135,7 +135,7 @@ impl Beams {
         shape.check()?;
         let len = shape.lines.checked_mul(shape.capacity).and_then(|n| n.checked_mul(shape.width()));
         let free = device.free()?;
-        let len = len.ok_or(Error::OutOfMemory { wanted: usize::MAX, free })?;
+        let len = len.ok_or(Error::OutOfMemory { gpu: device.ordinal(), wanted: usize::MAX, free })?;
         Ok(Self { keys: device.zeros(len)?, values: device.zeros(len)?, shape })
     }
 

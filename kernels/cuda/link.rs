@@ -145,7 +145,7 @@ mod tests {
         let (rows, k) = (5, 67);
         let x = noise(3, rows * k);
         let wanted = |order: &[i32]| -> Vec<f32> {
-            let row = |&i: &i32| if (0..rows as i32).contains(&i) { x[i as usize * k..][..k].to_vec() } else { vec![0.0; k] };
+            let row = |&i: &i32| x[i.clamp(0, rows as i32 - 1) as usize * k..][..k].to_vec();
             order.iter().flat_map(row).collect()
         };
         let there = first.upload(&x).unwrap();
@@ -154,11 +154,11 @@ mod tests {
         let same = second.upload(&[0, 1, 2, 3, 4]).unwrap();
         for order in [[4, 0, -1, 2, 2], [1, 5, 0, 3, i32::MAX]] {
             let index = first.upload(&order).unwrap();
-            gather(&first, (rows, k), &there, &index, &mut sent).unwrap();
+            gather(&first, rows, &index, (&there, rows, k), &mut sent).unwrap();
             link.copy(&sent, &mut arrived, rows * k).unwrap();
-            gather(&second, (rows, k), &arrived, &same, &mut used).unwrap();
+            gather(&second, rows, &same, (&arrived, rows, k), &mut used).unwrap();
             // what comes after it does not reach what was sent
-            gather(&first, (rows, k), &there, &index, &mut sent).unwrap();
+            gather(&first, rows, &index, (&there, rows, k), &mut sent).unwrap();
             assert_eq!(read(&used, rows * k), wanted(&order), "{order:?}");
         }
         let long = link.copy(&sent, &mut arrived, rows * k + 1);

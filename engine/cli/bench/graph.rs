@@ -3,8 +3,11 @@
 use std::time::Instant;
 
 use clap::Args;
-use dreamseed_kernels::{KV_BLOCK, cuda::Device};
-use dreamseed_models::decoder::{Logits, Slice, cuda::Decoder};
+use dreamseed_kernels::{KV_BLOCK, KvType, cuda::Device};
+use dreamseed_models::decoder::{
+    Logits, Slice,
+    cuda::{Capacity, Decoder},
+};
 use serde::Serialize;
 
 use super::{failed, median};
@@ -56,7 +59,8 @@ pub(super) fn run(engine: &Engine, args: &GraphArgs, runs: usize) -> Result<Grap
     let decoder = Decoder::open(&device, &file, engine.pool())?;
     let steps = usize::from(args.steps).min(decoder.config().context);
     let blocks: Vec<u32> = (0..steps.div_ceil(KV_BLOCK) as u32).collect();
-    let mut states = [decoder.state(blocks.len(), true).map_err(failed)?, decoder.state(blocks.len(), false).map_err(failed)?];
+    let state = |graphs| decoder.state(Capacity { blocks: blocks.len(), cache: KvType::F16, graphs }).map_err(failed);
+    let mut states = [state(true)?, state(false)?];
     let mut seconds = [Vec::new(), Vec::new()];
     // the first run captures the graphs
     for run in 0..=runs {
@@ -72,7 +76,7 @@ pub(super) fn run(engine: &Engine, args: &GraphArgs, runs: usize) -> Result<Grap
         }
     }
     let (allocated, loaded) = (device.used(), device.free().map_err(gone)?);
-    let launches = states[0].launches(1).map_or(0, |stages| stages.iter().sum());
+    let launches = states[0].launches(1, 1).map_or(0, |stages| stages.iter().sum());
     drop((states, decoder));
     let [replayed, direct] = seconds.map(|s| 1e3 * median(s) / steps as f64);
     Ok(GraphResult {

@@ -107,7 +107,8 @@ fn sequences_that_part_share_what_was_before() {
         // five positions of sequence 0 at once; then all three go on from them; then 0 goes on from what 1 wrote, and 1 too
         let origins = [vec![0; 27], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 2, 2, 2, 2].into()];
         let last = [0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 2, 2, 2, 2].into();
-        let passes: [(&[(usize, usize)], &Vec<i32>); 3] = [
+        type Pass<'a> = (&'a [(usize, usize)], &'a Vec<i32>); // lines and positions of its rows, and where each line comes from
+        let passes: [Pass; 3] = [
             (&[(0, 0), (0, 1), (0, 2), (0, 3), (0, 4)], &origins[0]),
             (&[(0, 5), (1, 5), (2, 5)], &origins[1]),
             (&[(0, 6), (1, 6)], &last),
