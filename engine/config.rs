@@ -68,7 +68,8 @@ pub struct Speech {
     pub vad: bool,
     /// The windows of a long recording `together` (the default): stretches that silences divide are decoded side by side and know
     /// nothing of each other; `in-turn`: each has the text of the one before as its prompt; `cut`: what is longer than a window is cut
-    /// where it is softest as well, which is faster where nobody pauses, and can lose words beside a cut.
+    /// where it is softest as well, which is faster where nobody pauses, and can lose words beside a cut or say
+    /// them twice.
     pub windows: Windows,
 }
 

@@ -35,7 +35,7 @@ pub enum Windows {
     #[default]
     Together,
     /// Nothing: what is longer than a window is cut where it is softest as well, so that speech without silences is decoded side by side
-    /// too. Words beside a cut can be lost.
+    /// too. Words beside a cut can be lost, or said twice.
     Cut,
 }
 

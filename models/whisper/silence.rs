@@ -89,7 +89,7 @@ mod tests {
         // 0 to 4 s has its pause at 2.5 s before its last third, so it is cut anywhere in that; from there on pauses are found
         let near = |at: usize| pieces.iter().any(|p| p.end.abs_diff(at) <= 10);
         assert!(near(550) && near(900), "{pieces:?}");
-        assert_eq!(cut(&pcm, 7..300, 400), [7..300]);
+        assert_eq!(cut(&pcm, 7..300, 400), std::slice::from_ref(&(7..300)));
         assert_eq!(cut(&[], 0..900, 400).len(), 3);
         assert!(cut(&[f32::NAN; 16_000], 0..500, 200).iter().all(|p| !p.is_empty() && p.len() <= 200));
     }

@@ -194,7 +194,7 @@ impl<'a> Session<'a> {
         let frames = |span: Range<usize>| (span.start / HOP).min(total)..span.end.div_ceil(HOP).min(total);
         let spans: Vec<Range<usize>> = match &self.cuts {
             Some(cuts) => cuts.kept().map(frames).collect(),
-            None => vec![0..total],
+            None => std::iter::once(0..total).collect(),
         };
         let longest = self.whisper.model.config().window_frames();
         let parts = spans.into_iter().flat_map(|span| match self.options.windows {
