@@ -101,6 +101,7 @@ fn products_of_many_rows_agree_with_f64_for_every_block_type() {
         check(&device, kind, (17, 37, ks[1]), Tile::Small);
         check(&device, kind, (33, 5, ks[2]), Tile::Large);
         check(&device, kind, (1, 3, ks[0]), Tile::Small);
+        check(&device, kind, (130, 9, ks[0]), Tile::Large);
     }
 }
 
