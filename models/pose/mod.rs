@@ -42,14 +42,14 @@ enum Net {
 /// Buffers of a landmark net.
 enum NetSession {
     BlazePose(LandmarkSession),
-    VitPose(State),
+    VitPose(Box<State>),
 }
 
 impl Net {
     fn session(&self) -> NetSession {
         match self {
             Self::BlazePose(net) => NetSession::BlazePose(net.session()),
-            Self::VitPose(_) => NetSession::VitPose(State::default()),
+            Self::VitPose(_) => NetSession::VitPose(Box::default()),
         }
     }
 

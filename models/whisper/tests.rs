@@ -85,7 +85,7 @@ fn write_model(folder: &Path) {
 
 /// Bursts of a hum: it rises and falls as syllables do.
 fn sound(seconds: usize) -> Vec<f32> {
-    let loud = |i: usize| if i / 2000 % 3 == 0 { 0.02 } else { 0.3 };
+    let loud = |i: usize| if (i / 2000).is_multiple_of(3) { 0.02 } else { 0.3 };
     (0..seconds * 16_000).map(|i| (i as f32 * (0.05 + (i / 16_000) as f32 * 0.01)).sin() * loud(i)).collect()
 }
 
