@@ -7,13 +7,13 @@ use serde::Serialize;
 use crate::config::Cache;
 
 /// Rows of the largest launch: those of the decoder's buffers.
-pub const ROWS: u64 = 8;
+pub const ROWS: u64 = 512;
 /// Most rows of a launch whose attention is computed by several blocks of threads each; as in the decoder.
 pub const FEW: u64 = 8;
 /// Most sequences of a launch; as in the decoder.
 const SEQUENCES: u64 = 64;
 /// Most rows whose logits are computed together; as in the decoder.
-pub const HEADS: u64 = 8;
+pub const HEADS: u64 = 32;
 /// Blocks of threads that share a head's context, at most; as in the decoder.
 const SPLITS: u64 = 64;
 /// What a process's context takes before anything is allocated, and what rounding up to pages costs: measured contexts take about
