@@ -174,7 +174,7 @@ pub fn workspace(config: &Config, part: Part, multiprocessors: u64, blocks: u64)
     // span and table of a sequence
     let sequences = 12u64.saturating_add(blocks.saturating_mul(4)).saturating_mul(SEQUENCES);
     let splits = (2 * multiprocessors).div_ceil(kv_heads).clamp(1, blocks.clamp(1, SPLITS));
-    let partial = product(&[heads, splits, head_dim + 2]).saturating_add(kv_heads).saturating_mul(4 * FEW);
+    let partial = product(&[heads, splits, head_dim + 2]).saturating_add(heads).saturating_mul(4 * FEW);
     // the residual stream and the logits of a row of the head, which row it is, how its token is chosen, which it is
     let ends = sum(&[dim, vocab]).saturating_mul(4).saturating_add(4 + 24 + 8).saturating_mul(HEADS);
     // cosines and sines of every position, again where long sequences have others, and for local layers

@@ -25,7 +25,7 @@ fn the_workspace_is_that_of_the_decoder() {
     (config.heads, config.kv_heads, config.head_dim, config.rope.dims) = (4, 2, 16, 16);
     let floats = 512 * (64 + 64 + 64 + 64 + 32 + 32 + 96); // x h q attended k v gate
     let codes = 512 * ((64 + 64 + 96) + (2 + 2 + 3) * 8);
-    let partial = 8 * 4 * 3 * (16 + 2) + 8 * 2; // 3 blocks: not more than 3 splits
+    let partial = 8 * 4 * 3 * (16 + 2) + 8 * 4; // 3 blocks: not more than 3 splits
     let inputs = 4 * 512 + 3 * 64 + 64 * 3; // of rows; spans and tables of sequences
     let turns = 2 * 3 * 128 * 8;
     let head = 32 * (64 + 100) + 32 + (6 + 2) * 32; // rows gathered, logits; which; how a token is chosen, and which

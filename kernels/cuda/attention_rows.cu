@@ -157,18 +157,19 @@ template <class SOURCE, int TILES> __device__ void attend_rows(const AttendRows&
     flash.store(queries, seen);
 }
 
-#define ATTEND(DIM, KEYS, TILES)                                                                                       \
-    extern "C" __global__ void __launch_bounds__(FLASH_THREADS) attend_rows_##DIM(const __grid_constant__ AttendRows a) { \
-        attend_rows<Halves<DIM, KEYS>, TILES>(a);                                                                      \
-    }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(FLASH_THREADS) attend_rows_##DIM##_q8(                                \
-        const __grid_constant__ AttendRows a) {                                                                        \
-        attend_rows<Bytes<DIM, KEYS>, TILES>(a);                                                                       \
+// Keys of a tile and thread blocks of a multiprocessor (which bounds registers), in halves and in 8 bits.
+#define ATTEND(DIM, KEYS, BLOCKS, KEYS_Q8, BLOCKS_Q8)                                                                             \
+    extern "C" __global__ void __launch_bounds__(FLASH_THREADS, BLOCKS) attend_rows_##DIM(const __grid_constant__ AttendRows a) { \
+        attend_rows<Halves<DIM, KEYS>, 1>(a);                                                                                     \
+    }                                                                                                                             \
+    extern "C" __global__ void __launch_bounds__(FLASH_THREADS, BLOCKS_Q8) attend_rows_##DIM##_q8(                                \
+        const __grid_constant__ AttendRows a) {                                                                                   \
+        attend_rows<Bytes<DIM, KEYS_Q8>, 1>(a);                                                                                   \
     }
-ATTEND(16, 64, 1)
-ATTEND(32, 64, 1)
-ATTEND(64, 64, 1)
-ATTEND(80, 64, 1)
-ATTEND(96, 64, 1)
-ATTEND(128, 64, 1)
-ATTEND(256, 32, 1)
+ATTEND(16, 64, 3, 64, 3)
+ATTEND(32, 64, 3, 64, 3)
+ATTEND(64, 64, 3, 64, 3)
+ATTEND(80, 64, 3, 64, 2)
+ATTEND(96, 64, 2, 64, 2)
+ATTEND(128, 64, 2, 32, 3)
+ATTEND(256, 32, 2, 32, 2)

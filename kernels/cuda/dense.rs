@@ -1,6 +1,6 @@
 //! Attention over activations; its reference is that of `cpu/attention.rs`.
 
-use super::attention::{FLASH_ROWS, FLASH_THREADS, group};
+use super::attention::{FEW_ROWS, FLASH_ROWS, FLASH_THREADS, group};
 use super::buffer::Buffer;
 use super::device::{Device, Error};
 use super::gemv::holds;
@@ -10,12 +10,12 @@ use std::ptr::from_mut;
 type Result<T> = std::result::Result<T, Error>;
 
 /// Widths of heads that have a kernel; others take the next one, with zeros behind them.
-const DIMS: [(usize, &str); 5] = [
-    (32, "attend_dense_32"),
-    (64, "attend_dense_64"),
-    (80, "attend_dense_80"),
-    (96, "attend_dense_96"),
-    (128, "attend_dense_128"),
+const DIMS: [(usize, &str, &str); 5] = [
+    (32, "attend_dense_32", "attend_few_32"),
+    (64, "attend_dense_64", "attend_few_64"),
+    (80, "attend_dense_80", "attend_few_80"),
+    (96, "attend_dense_96", "attend_few_96"),
+    (128, "attend_dense_128", "attend_few_128"),
 ];
 
 /// Where the rows of queries, keys or values lie: slices of a joined product can be passed as they are.
@@ -91,7 +91,7 @@ struct Raw {
 pub fn attend_dense(device: &Device, a: DenseAttention) -> Result<()> {
     let group = group(a.heads, a.kv_heads)?;
     let found = DIMS.into_iter().find(|d| d.0 >= a.head_dim);
-    let Some((dim, name)) = found.filter(|_| a.head_dim > 0 && a.head_dim.is_multiple_of(8)) else {
+    let Some((dim, many, few)) = found.filter(|_| a.head_dim > 0 && a.head_dim.is_multiple_of(8)) else {
         return Err(Error::Shape(format!("heads of {} elements; multiples of 8 up to 128 have a kernel", a.head_dim)));
     };
     if a.causal && a.lengths.is_none() && a.q_len > a.kv_len {
@@ -129,9 +129,14 @@ pub fn attend_dense(device: &Device, a: DenseAttention) -> Result<()> {
         out: a.out.pointer(),
     };
     let mut args: [*mut c_void; 1] = [from_mut(&mut raw).cast()];
-    let (tiles, shared) = (a.q_len.div_ceil(FLASH_ROWS / group), 4 * 64 * (dim + 8));
+    // as the kernels divide it: queries, and later what eight warps have of eight rows; keys and values in f16
+    let (name, each, threads, shared) = if a.q_len <= FEW_ROWS && group <= FEW_ROWS {
+        (few, FEW_ROWS / group, 256, (1024 * dim.div_ceil(32)).max(4 * 8 * FEW_ROWS * (dim + 2)))
+    } else {
+        (many, FLASH_ROWS / group, FLASH_THREADS, 4 * 64 * (dim + 8))
+    };
     // SAFETY: the structure is the kernel's; its buffers were measured, and lengths are held within the keys there.
-    unsafe { device.launch(name, [tiles, a.kv_heads, a.batch], FLASH_THREADS, shared, &mut args) }
+    unsafe { device.launch(name, [a.q_len.div_ceil(each), a.kv_heads, a.batch], threads, shared, &mut args) }
 }
 
 /// That all rows lie in the buffer, at places that 16 bytes can be read from.

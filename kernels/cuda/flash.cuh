@@ -2,11 +2,16 @@
 //
 // Rows of a tile are pairs of a token and one of the query heads that share a key head, so that few tokens fill it too. Four warps
 // have 16 * TILES of them each. Scores and sums stay in registers; queries do where there is room, else in shared memory.
+//
+// By counting, for 64 rows, 64 keys and heads of 128: 2^20 multiply-adds are 1,024 clocks of a multiprocessor's tensor cores on sm_80
+// and 4,096 on sm_89 and sm_120 (1,024 and 256 a clock). Its 256 matrices of 512 bytes are 1,024 clocks of shared memory, and the 32 KB
+// that come from the cache 256 more: at most 80% of the peak on sm_80, while elsewhere products are the bound. A warp issues 128
+// products, 64 loads of matrices and about 350 other instructions (five for each of 32 scores a thread, 64 to shrink sums, copies): 550
+// clocks beside them. In 8 bits, making halves of the codes adds about 250. Not measured on a GPU.
 #pragma once
 #include "mma.cuh"
 
 constexpr int FLASH_THREADS = 128;
-constexpr float LOG2E = 1.4426950408889634f;
 
 // What the rows of a tile are and where their results go.
 struct Queries {

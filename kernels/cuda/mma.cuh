@@ -81,6 +81,8 @@ __device__ __forceinline__ uint32_t pack_halves(float low, float high) {
     return *(const uint32_t*)&pair;
 }
 
+constexpr float LOG2E = 1.4426950408889634f;
+
 // 2^x; 0 for -infinity.
 __device__ __forceinline__ float exp2_fast(float x) {
     float y;

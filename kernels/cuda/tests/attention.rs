@@ -206,7 +206,7 @@ fn stored_keys_and_values_are_those_of_the_processor() {
 #[test]
 fn many_rows_agree_with_f64() {
     let Some(device) = device() else { return };
-    let mut worst = 0.0f64;
+    let (mut worst, mut alone) = (0.0f64, 0.0f64);
     for (head_dim, heads, kv_heads, window, kind, sequences) in [
         (64, 6, 2, None, KvType::F16, &[(0, 130), (0, 1), (130, 7)][..]),
         (64, 6, 2, None, KvType::Q8_0, &[(0, 130), (0, 1), (130, 7)]),
@@ -257,8 +257,10 @@ fn many_rows_agree_with_f64() {
             assert!(own.iter().all(|v| v.is_finite()) && apart(own) < 2e-3, "{what}: {own:?}, not {want:?}");
             worst = worst.max(apart(own));
             if row < 3 {
+                alone = alone.max(apart(&single[at..at + head_dim]));
+                let bound = if kind == KvType::F16 { 2e-5 } else { 1e-3 };
                 assert!(
-                    apart(&single[at..at + head_dim]) < 2e-5,
+                    apart(&single[at..at + head_dim]) < bound,
                     "{what}, alone: {:?}, not {want:?}",
                     &single[at..at + head_dim]
                 );
@@ -274,7 +276,7 @@ fn many_rows_agree_with_f64() {
             }
         }
     }
-    eprintln!("attend_rows: at most {worst:e} from f64");
+    eprintln!("attend_rows: at most {worst:e} from f64; attend: {alone:e}");
 }
 
 #[test]
@@ -313,6 +315,8 @@ fn dense_attention_agrees_with_f64() {
         (1, 20, 33, 2, 2, 128, false, None),
         (1, 9, 65, 8, 1, 112, false, None),
         (1, 66, 66, 1, 1, 96, true, None),
+        (1, 3, 40, 8, 1, 112, false, None),
+        (1, 8, 520, 1, 1, 64, true, None),
     ] {
         // queries, keys and values of a token lie beside each other, behind something else
         let (q_width, width, len) = (heads * hd, kv_heads * hd, kv_len.max(q_len));
