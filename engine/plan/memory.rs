@@ -7,13 +7,13 @@ use serde::Serialize;
 use crate::config::Cache;
 
 /// Rows of the largest launch: those of the decoder's buffers.
-pub const ROWS: u64 = 8;
+pub const ROWS: u64 = 512;
 /// Most rows of a launch whose attention is computed by several blocks of threads each; as in the decoder.
 pub const FEW: u64 = 8;
 /// Most sequences of a launch; as in the decoder.
 const SEQUENCES: u64 = 64;
 /// Most rows whose logits are computed together; as in the decoder.
-pub const HEADS: u64 = 8;
+pub const HEADS: u64 = 32;
 /// Blocks of threads that share a head's context, at most; as in the decoder.
 const SPLITS: u64 = 64;
 /// What a process's context takes before anything is allocated, and what rounding up to pages costs: measured contexts take about
@@ -174,7 +174,7 @@ pub fn workspace(config: &Config, part: Part, multiprocessors: u64, blocks: u64)
     // span and table of a sequence
     let sequences = 12u64.saturating_add(blocks.saturating_mul(4)).saturating_mul(SEQUENCES);
     let splits = (2 * multiprocessors).div_ceil(kv_heads).clamp(1, blocks.clamp(1, SPLITS));
-    let partial = product(&[heads, splits, head_dim + 2]).saturating_add(kv_heads).saturating_mul(4 * FEW);
+    let partial = product(&[heads, splits, head_dim + 2]).saturating_add(heads).saturating_mul(4 * FEW);
     // the residual stream and the logits of a row of the head, which row it is, how its token is chosen, which it is
     let ends = sum(&[dim, vocab]).saturating_mul(4).saturating_add(4 + 24 + 8).saturating_mul(HEADS);
     // cosines and sines of every position, again where long sequences have others, and for local layers

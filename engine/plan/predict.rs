@@ -125,7 +125,7 @@ mod tests {
         let llama = Shape::published("llama3-8b-q4_k_m").unwrap().config;
         assert_eq!([1, 2, 5, 8].map(|n| nodes(&llama, 32, n)), [195, 260, 260, 260]);
         // products of matrices take a launch more a layer; of 33 rows one is by itself, of 64 the heads are two
-        assert_eq!([9, 16].map(|n| nodes(&llama, 32, n)), [260 + 195, 2 * 260]);
+        assert_eq!([9, 32, 33, 64].map(|n| nodes(&llama, 32, n)), [292, 292, 292 + 195, 289 + 8]);
         let gemma = Shape::published("gemma3-4b-q4_k_m").unwrap().config;
         assert_eq!(nodes(&gemma, 34, 1), 8 * 34 + 3);
     }
@@ -145,7 +145,8 @@ mod tests {
         let costs = Costs { gddr_share: 1.0, hbm_share: 1.0, node_us: 0.0, launch_us: 0.0, host_us: 0.0, row: 0.1 };
         let pass = Pass { weights: 1_792_000_000, kv: 0, nodes: 10, rows: 1 };
         assert!((costs.seconds(&gpu, &pass) - 1e-3).abs() < 1e-12);
-        assert_eq!(launches_of(1001), [(125, 8), (1, 1)]);
+        assert_eq!(launches_of(1000), [(1, 512), (1, 512)]);
+        assert_eq!(launches_of(1536 + 300), [(3, 512), (1, 256), (1, 32), (1, 16)]);
         let many = Pass { rows: 3, ..pass }; // launched as four
         assert!((costs.seconds(&gpu, &many) - 1.3e-3).abs() < 1e-12);
     }

@@ -23,20 +23,20 @@ fn the_workspace_is_that_of_the_decoder() {
     let mut config = Shape::published("llama3-8b-q4_k_m").unwrap().config;
     (config.dim, config.hidden, config.vocab, config.layers) = (64, 96, 100, 2);
     (config.heads, config.kv_heads, config.head_dim, config.rope.dims) = (4, 2, 16, 16);
-    let floats = 8 * (64 + 64 + 64 + 64 + 32 + 32 + 96); // x h q attended k v gate
-    let codes = 8 * ((64 + 64 + 96) + (2 + 2 + 3) * 8);
-    let partial = 8 * 4 * 3 * (16 + 2) + 8 * 2; // 3 blocks: not more than 3 splits
-    let inputs = 4 * 8 + 3 * 64 + 64 * 3; // of rows; spans and tables of sequences
+    let floats = 512 * (64 + 64 + 64 + 64 + 32 + 32 + 96); // x h q attended k v gate
+    let codes = 512 * ((64 + 64 + 96) + (2 + 2 + 3) * 8);
+    let partial = 8 * 4 * 3 * (16 + 2) + 8 * 4; // 3 blocks: not more than 3 splits
+    let inputs = 4 * 512 + 3 * 64 + 64 * 3; // of rows; spans and tables of sequences
     let turns = 2 * 3 * 128 * 8;
-    let head = 8 * (64 + 100) + 8 + (6 + 2) * 8; // rows gathered, logits; which; how a token is chosen, and which
+    let head = 32 * (64 + 100) + 32 + (6 + 2) * 32; // rows gathered, logits; which; how a token is chosen, and which
     let whole = Part::whole(&config);
     assert_eq!(workspace(&config, whole, 10, 3), 4 * (floats + partial + inputs + turns + head) + codes);
     assert_eq!(workspace(&config, Part { ends: false, ..whole }, 10, 3), 4 * (floats + partial + inputs + turns) + codes);
     // a width that is no multiple of 32 has no codes, but for what attention gives
     config.dim = 60;
-    let codes = 8 * ((64 + 96) + (2 + 3) * 8);
-    let head = head - 8 * 4;
-    assert_eq!(workspace(&config, whole, 10, 3), 4 * (floats - 8 * 8 + partial + inputs + turns + head) + codes);
+    let codes = 512 * ((64 + 96) + (2 + 3) * 8);
+    let head = head - 32 * 4;
+    assert_eq!(workspace(&config, whole, 10, 3), 4 * (floats - 512 * 8 + partial + inputs + turns + head) + codes);
 }
 
 #[test]

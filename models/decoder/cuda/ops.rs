@@ -1,8 +1,9 @@
 //! The operations of a part's plan, as launches on its device.
 
 use dreamseed_kernels::cuda::{
-    Attend, Buffer, Device, DeviceMatrix, Error as Refusal, Gate, GemvInput, HeadNorms, Part as Product, Quantized, RopeAppend,
-    add_norm, attend, attend_rows, choose, embed, gated, gather, gemv, quantize, rms_norm, rope_append, softcap,
+    Attend, Buffer, Device, DeviceMatrix, Error as Refusal, Finish, Gate, GemvInput, HeadNorms, Part as Product, Quantized,
+    RopeAppend, add_norm, attend, attend_rows, choose, embed, gated, gated_rows, gather, gemm, gemv, quantize, rms_norm,
+    rope_append, softcap,
 };
 
 use super::{
@@ -32,7 +33,10 @@ type Normed<'a> = (&'a DeviceMatrix, Option<&'a Buffer<f32>>, Option<&'a Buffer<
 
 /// Products of `n` rows: by the weights row by row, or matrix by matrix.
 fn products(device: &Device, n: usize, input: &GemvInput, parts: &mut [Product], accumulate: bool) -> Result<(), Refusal> {
-    gemv(device, n, input, parts, accumulate)
+    match n {
+        ..=FEW => gemv(device, n, input, parts, accumulate),
+        _ => gemm(device, n, input, parts, Finish { accumulate, ..Finish::default() }),
+    }
 }
 
 impl Decoder {
@@ -149,7 +153,7 @@ impl Decoder {
             out: &mut s.gate,
             quantized: s.codes.gate.as_mut(),
         };
-        gated(&s.device, n, &input, gate)
+        if n <= FEW { gated(&s.device, n, &input, gate) } else { gated_rows(&s.device, n, &input, gate) }
     }
 
     fn down(&self, part: &Part, s: &mut Stage, layer: usize, n: usize) -> Result<(), Refusal> {

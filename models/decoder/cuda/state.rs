@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Rows of a launch that have graphs of their own.
-pub(super) const BUCKETS: [usize; 4] = [1, 2, 4, 8];
+pub(super) const BUCKETS: [usize; 10] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512];
 /// Most rows of a launch.
 pub(super) const ROWS: usize = BUCKETS[BUCKETS.len() - 1];
 /// Most rows whose products are read from the weights one by one and whose contexts are shared by blocks of threads: more are products
@@ -21,7 +21,7 @@ pub(super) const FEW: usize = 8;
 /// Most sequences of a launch.
 pub(super) const SEQUENCES: usize = 64;
 /// Most rows whose logits are computed together.
-pub(super) const HEADS: usize = 8;
+pub(super) const HEADS: usize = 32;
 /// Blocks of threads that share a head's context, at most.
 const SPLITS: usize = 64;
 
