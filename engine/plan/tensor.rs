@@ -78,6 +78,7 @@ pub(super) fn tensor(costs: &Costs, request: &Request) -> Option<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Cache;
     use crate::plan::{fit::fit, gpu, memory::Wish};
 
     fn on(gpus: &[&str], model: &str) -> (Speed, Option<Tensor>) {
@@ -86,7 +87,7 @@ mod tests {
             Place { free: gpu.memory, gpu }
         };
         let (places, shape) = (gpus.iter().map(place).collect::<Vec<_>>(), Shape::published(model).unwrap());
-        let wish = Wish { sequences: 1, positions: 8192 };
+        let wish = Wish { sequences: 1, positions: 8192, cache: Cache::F16 };
         let plan = plan(&fit().unwrap().costs, &Request { places: &places, shape: &shape, wish, draft: None });
         (plan.tokens_per_second, plan.tensor)
     }

@@ -330,7 +330,7 @@ fn one_device_may_have_several_shares() {
     let (_dir, path) = model("llama", &WIDE).file();
     let gguf = Gguf::open(&path).unwrap();
     let whole = Decoder::open(&device, &path, &pool).unwrap();
-    let halves = Decoder::from_gguf_over(&shares(&[device.clone()], &[1, 2]), &gguf, &pool).unwrap();
+    let halves = Decoder::from_gguf_over(&shares(std::slice::from_ref(&device), &[1, 2]), &gguf, &pool).unwrap();
     let (mut a, mut b) = (whole.state(capacity(1, true)).unwrap(), halves.state(capacity(1, true)).unwrap());
     let tokens: Vec<u32> = (0..30).map(|i| i * 7 % 50).collect();
     let slice = |tokens, past| Slice { tokens, past, context: 128, blocks: &[0], logits: Logits::Last, pictures: &[] };
@@ -338,7 +338,8 @@ fn one_device_may_have_several_shares() {
         assert_eq!(whole.run(&mut a, &[pass]).unwrap(), halves.run(&mut b, &[pass]).unwrap());
     }
     for wrong in [&[][..], &[3, 1], &[usize::MAX, 1]] {
-        let refused = Decoder::from_gguf_over(&shares(&[device.clone()], wrong), &gguf, &pool).map(drop).unwrap_err();
+        let refused =
+            Decoder::from_gguf_over(&shares(std::slice::from_ref(&device), wrong), &gguf, &pool).map(drop).unwrap_err();
         assert!(refused.to_string().contains("of a model of 3"), "{refused}");
     }
     drop((whole, halves, a, b));
