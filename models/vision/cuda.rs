@@ -181,7 +181,7 @@ impl Text<Device> {
         rows.write(0, &ids)?;
         embed(device, n, &self.tokens, 1.0, rows, &mut room.x)?;
         rows.write(0, &(0..n as i32).collect::<Vec<_>>())?;
-        add_places(device, n, rows, (&self.places, self.length, d), &mut room.x)?;
+        add_places(device, n, rows, (&self.places, self.places.len() / d, d), &mut room.x)?;
         self.encoder.run(device, n, room)?;
         rows.write(0, &[n as i32 - 1])?;
         gather(device, 1, rows, (&room.h.floats, n, d), &mut room.x)?;

@@ -186,7 +186,6 @@ pub(super) struct Text<P: Place = Pool> {
     pub(super) places: P::Vector, // (length, width)
     pub(super) encoder: Encoder<P>,
     pub(super) head: Linear<P>, // (projection, width)
-    pub(super) length: usize,
 }
 
 /// What is over the patches, and the tower of texts, where the model runs.
@@ -441,7 +440,6 @@ impl<P: Place> Text<P> {
             places: loader.place.vector(loader.floats(&format!("{at}.position_embedding.weight"), &[length, d])?)?,
             encoder: loader.encoder(config, &|i, part| name("text_model", i, part), "text_model.final_layer_norm")?,
             head: loader.linear("text_model.head", out, d)?,
-            length,
         })
     }
 }

@@ -201,7 +201,10 @@ impl Hypotheses {
             Way::Sample(_) => {
                 let mut bests = bests.iter();
                 for i in 0..self.lines.len() {
-                    if let (false, Some(best)) = (self.lines[i].ended, bests.next()) {
+                    if self.lines[i].ended {
+                        continue; // none of `bests` is its
+                    }
+                    if let Some(best) = bests.next() {
                         let (x, token) = best.top[0];
                         self.lines[i] = self.grown(self.lines[i], token, x - best.total, eot, begin);
                     }

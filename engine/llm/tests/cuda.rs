@@ -104,7 +104,7 @@ fn what_a_gpu_does_not_run_is_refused_or_runs_on_the_processor() {
     let Some(folder) = folder(TEMPLATE) else { return };
     let open = |settings: &Settings| Llm::open_with(folder.path(), Arc::new(Pool::new(1)), settings);
     assert!(matches!(open(&settings).map(drop), Err(Error::Usage(m)) if m.contains("f16")));
-    let placement = Placement::Gpu { gpus: Gpus::of(&[device.clone()], false), required: false };
+    let placement = Placement::Gpu { gpus: Gpus::of(std::slice::from_ref(&device), false), required: false };
     let on_cpu = open(&Settings { placement, ..settings }).unwrap();
     assert!(on_cpu.decoder().is_ok());
     assert_eq!(device.used(), 0);
