@@ -2,6 +2,7 @@
 //! `DREAMSEED_CUDA_TEST` asks for them.
 
 use dreamseed_kernels::{KvType, cuda::Device};
+use dreamseed_models::{decoder::Logits, tokenizer::Specials};
 
 use super::*;
 
@@ -44,17 +45,43 @@ fn choose(i: usize) -> Options {
     Options { max_tokens: 10, ..if i.is_multiple_of(2) { options(10) } else { sampled(i as u64) } }
 }
 
+/// Largest difference of logits from the processor's, as a part of the largest one: many rows are multiplied in TF32, for the model's
+/// weights are f32, and their queries are f16. Of a model as small and random as this one it decides between tokens now and then.
+const ROUNDING: f32 = 2e-2;
+
+/// Holds the text after prompt `i` to the processor's: each token of a greedy one is the best but for rounding after what was written
+/// before it, and a sampled one begins alike.
+fn check(cpu: &Arc<Llm>, cache: KvType, (i, prompt): (usize, &str), got: &[u32]) {
+    if !i.is_multiple_of(2) {
+        return assert_eq!(got.first(), write(cpu, prompt, &choose(i)).unwrap().first(), "text {i}");
+    }
+    let (decoder, tokenizer) = (cpu.decoder().unwrap(), cpu.tokenizer());
+    let mut all = tokenizer.encode_prompt(prompt, Specials::Parse, str::to_owned).unwrap();
+    let (first, vocab) = (all.len() - 1, decoder.config().vocab);
+    all.extend_from_slice(got);
+    let mut state = decoder.new_state_in(cache, 128);
+    let logits = decoder.forward(&Pool::new(1), &mut state, &all, Logits::All).unwrap();
+    for (n, logits) in logits.chunks(vocab).skip(first).enumerate() {
+        let (best, largest) = logits.iter().fold((f32::MIN, 0.0f32), |(b, l), &v| (b.max(v), l.max(v.abs())));
+        let near = |token: u32| best - logits[token as usize] <= ROUNDING * largest;
+        match got.get(n) {
+            Some(&token) => assert!(near(token), "text {i}: token {n} of {got:?}"),
+            None => assert!(n == 10 || (0..vocab as u32).any(|t| tokenizer.is_end(t) && near(t)), "text {i}: end of {got:?}"),
+        }
+    }
+}
+
 #[test]
 fn a_gpu_writes_what_the_processor_writes_alone_and_in_company() {
     let (Some(device), Some(cpu)) = (device(), llm(TEMPLATE)) else { return };
     let prompts = prompts(6);
-    let want: Vec<_> = (0..6).map(|i| write(&cpu, &prompts[i], &choose(i)).unwrap()).collect();
     // room for few at once: some wait, some have to make room and begin again
     for (cache_tokens, sequences) in [(8192, 32), (256, 3)] {
         let Some(gpu) = llm_with(TEMPLATE, &Settings { cache_tokens, sequences, ..on(&device) }) else { return };
-        let got: Vec<_> = together(&gpu, &prompts).into_iter().map(Result::unwrap).collect();
-        assert_eq!(got, want, "{cache_tokens} positions, {sequences} at once");
-        assert_eq!(write(&gpu, &prompts[1], &choose(1)).unwrap(), want[1]);
+        for (i, got) in together(&gpu, &prompts).into_iter().map(Result::unwrap).enumerate() {
+            check(&cpu, KvType::F16, (i, &prompts[i]), &got);
+        }
+        check(&cpu, KvType::F16, (2, &prompts[2]), &write(&gpu, &prompts[2], &choose(2)).unwrap());
         assert!(matches!(gpu.decoder(), Err(Error::Usage(m)) if m.contains("GPU")));
         assert_eq!((gpu.parameters(), gpu.config()), (cpu.parameters(), cpu.config()));
     }
@@ -68,9 +95,9 @@ fn keys_and_values_in_8_bits_write_what_the_processor_writes_with_them() {
     let Some(cpu) = llm_with(TEMPLATE, &Settings { cache, ..Settings::default() }) else { return };
     let Some(gpu) = llm_with(TEMPLATE, &Settings { cache, ..on(&device) }) else { return };
     let prompts = prompts(4);
-    let got: Vec<_> = together(&gpu, &prompts).into_iter().map(Result::unwrap).collect();
-    let want: Vec<_> = (0..4).map(|i| write(&cpu, &prompts[i], &choose(i)).unwrap()).collect();
-    assert_eq!(got, want);
+    for (i, got) in together(&gpu, &prompts).into_iter().map(Result::unwrap).enumerate() {
+        check(&cpu, cache, (i, &prompts[i]), &got);
+    }
 }
 
 #[test]
@@ -81,9 +108,8 @@ fn guesses_and_callers_that_go_away_leave_nothing_on_a_gpu() {
         let Some(gpu) = llm_with(TEMPLATE, &Settings { speculation, sequences: 2, ..on(&device) }) else { return };
         let mut drafted = 0;
         for (i, prompt) in prompts(3).iter().enumerate() {
-            let want = write(&cpu, prompt, &choose(i)).unwrap();
             let got = raw(&mut Session::new(gpu.clone(), Some(128)).unwrap(), prompt, &choose(i), quiet).unwrap();
-            assert_eq!(got.tokens, want, "{prompt}");
+            check(&cpu, KvType::F16, (i, prompt), &got.tokens);
             drafted += got.speculated.drafted;
         }
         assert!(drafted > 0);
@@ -148,7 +174,10 @@ fn several_gpus_write_what_one_processor_writes() {
         return;
     }
     let prompts = prompts(6);
-    let want: Vec<_> = (0..6).map(|i| write(&cpu, &prompts[i], &choose(i)).unwrap()).collect();
+    let Some(one) = llm_with(TEMPLATE, &on(&devices[0])) else { return };
+    // a text alone is the same bit by bit, however the layers lie
+    let want: Vec<_> = (0..6).map(|i| write(&one, &prompts[i], &choose(i)).unwrap()).collect();
+    drop(one);
     let Some(gpu) = llm_with(TEMPLATE, &Settings { cache_tokens: 512, sequences: 4, ..over(&devices, true) }) else { return };
     let executor::Executor::Gpu(decoder) = &gpu.core().executor else { panic!("it runs on the CPU") };
     // what each holds is what the planner counts, all together to the byte
@@ -163,8 +192,10 @@ fn several_gpus_write_what_one_processor_writes() {
     let counted: u64 = parts.iter().enumerate().map(counted).sum::<u64>() + (decoder.bytes() + norms) as u64;
     assert_eq!(devices.iter().map(|d| d.used() as u64).sum::<u64>(), counted);
     assert!(parts.len() > 1 && 512 % KV_BLOCK == 0);
-    let got: Vec<_> = together(&gpu, &prompts).into_iter().map(Result::unwrap).collect();
-    assert_eq!(got, want);
+    assert_eq!((0..6).map(|i| write(&gpu, &prompts[i], &choose(i)).unwrap()).collect::<Vec<_>>(), want);
+    for (i, got) in together(&gpu, &prompts).into_iter().map(Result::unwrap).enumerate() {
+        check(&cpu, KvType::F16, (i, &prompts[i]), &got);
+    }
     drop(gpu);
     assert!(devices.iter().all(|d| d.used() == 0), "what was unloaded leaves nothing behind");
     // where one has room for all, the others are left alone
@@ -196,7 +227,7 @@ fn a_model_takes_as_many_gpus_as_it_needs() {
     let gpu = open(2 * tokens).unwrap();
     assert_eq!(gpu.devices().unwrap().len(), 2);
     let prompt = &prompts(1)[0];
-    assert_eq!(write(&gpu, prompt, &options(10)).unwrap(), write(&cpu, prompt, &options(10)).unwrap());
+    check(&cpu, KvType::F16, (0, prompt), &write(&gpu, prompt, &options(10)).unwrap());
     drop(gpu);
     assert!(devices.iter().all(|d| d.used() == 0));
 }
@@ -274,7 +305,6 @@ fn a_fault_fails_only_those_whom_it_met() {
     let device = Device::open(0).unwrap();
     let cpu = llm(TEMPLATE).expect("the reference material");
     let prompts = prompts(4);
-    let want: Vec<_> = (0..4).map(|i| write(&cpu, &prompts[i], &choose(i)).unwrap()).collect();
     let folder = folder(TEMPLATE).expect("the reference material");
     let open = || Llm::open_with(folder.path(), Arc::new(Pool::new(1)), &on(&device)).map(Arc::new);
     let mut errors = Vec::new();
@@ -290,9 +320,9 @@ fn a_fault_fails_only_those_whom_it_met() {
         }
     };
     for _ in 0..3 {
-        for (got, want) in together(&gpu, &prompts).into_iter().zip(&want) {
+        for (i, got) in together(&gpu, &prompts).into_iter().enumerate() {
             match got {
-                Ok(got) => assert_eq!(&got, want),
+                Ok(got) => check(&cpu, KvType::F16, (i, &prompts[i]), &got),
                 Err(Error::Device(e)) => errors.push(e),
                 Err(e) => panic!("{e}"),
             }

@@ -7,6 +7,9 @@
 //! A pass takes its rows in launches of fixed sizes; fewer rows are padded by rows without a position, so that each of these sizes can
 //! be captured into a graph once and replayed. What differs from pass to pass (tokens, positions, blocks) lies in buffers that a graph
 //! reads anew. Mixtures of experts and pictures are refused.
+//!
+//! Launches of up to eight rows and those of more round differently. On the processor a row's result depends on nothing beside it; here
+//! it may change with the number of rows that run beside it, by that rounding and no more.
 
 mod ops;
 mod pass;

@@ -10,6 +10,10 @@ use dreamseed_kernels::{KvStore, cuda::Choice};
 
 const WIDE: Size = Size { dim: 64, hidden: 96, heads: 4, kv_heads: 2, head_dim: 16, vocab: 50, layers: 3 };
 
+/// Largest difference from the processor's logits where launches take more than a few rows, as a part of the largest logit: the weights of
+/// these models are f32, which tensor cores multiply in TF32, and queries are rounded to f16. Fewer rows are within 2e-3.
+const MANY: f32 = 1.5e-2;
+
 fn device() -> Option<Device> {
     match Device::open(0) {
         Ok(device) => Some(device),
@@ -53,7 +57,7 @@ fn every_dense_family_decodes_as_on_the_processor() {
             let got = gpu.run(&mut state, pass).unwrap();
             assert_eq!(want.len(), got.len());
             if !want.is_empty() {
-                assert!(apart(want, got) < 2e-3, "{arch} pass {i}: {}", apart(want, got));
+                assert!(apart(want, got) < MANY, "{arch} pass {i}: {}", apart(want, got));
             }
             // a replayed graph gives what the launches themselves give, bit by bit
             if arch == "llama" {
@@ -71,12 +75,14 @@ fn every_dense_family_decodes_as_on_the_processor() {
         state.copy(4, 0).unwrap();
         let fork = [slice(&tokens[140..142], 100, &[0], Logits::Last)];
         let want = cpu.run(&pool, &mut workspace, &mut store, &fork).unwrap();
-        assert!(apart(want, gpu.run(&mut state, &fork).unwrap()) < 2e-3, "{arch} fork");
+        assert!(apart(want, gpu.run(&mut state, &fork).unwrap()) < MANY, "{arch} fork");
         // six launches a layer for one row (two more where norms follow the blocks), and the embeddings; norms of their own for more
         let (layers, after) = (WIDE.layers as usize, if arch == "gemma3" { 2 } else { 0 });
         assert_eq!(state.launches(1, 1), Some([1 + layers * (6 + after), 1]), "{arch}");
-        // two pieces of sequences, of which four rows are wanted that are not the first ones
-        assert_eq!(state.launches(8, 4), Some([1 + layers * (8 + after), 3]), "{arch}");
+        // a row and two: all of them wanted
+        assert_eq!(state.launches(3, 3), Some([1 + layers * (8 + after), 2]), "{arch}");
+        // products of matrices
+        assert_eq!(state.launches(14, 4), Some([1 + layers * (9 + after), 2]), "{arch}");
     }
     assert_eq!(device.used(), 0);
 }
@@ -93,7 +99,7 @@ fn a_store_grows_with_what_it_holds_and_a_refusal_changes_nothing() {
     let slice = |tokens, past, blocks| Slice { tokens, past, context: 512, blocks, logits: Logits::Last, pictures: &[] };
     let mut both = |state: &mut State, from: usize, to: usize, blocks| {
         let want = cpu.forward(&pool, &mut own, &tokens[from..to], Logits::Last).unwrap();
-        assert!(apart(want, gpu.run(state, &[slice(&tokens[from..to], from, blocks)]).unwrap()) < 2e-3, "{from}");
+        assert!(apart(want, gpu.run(state, &[slice(&tokens[from..to], from, blocks)]).unwrap()) < MANY, "{from}");
     };
     both(&mut state, 0, 120, &[0]);
     assert!(matches!(gpu.grow(&mut state, usize::MAX / 1000), Err(Error::Device(Refusal::OutOfMemory { .. }))));
@@ -249,14 +255,14 @@ fn many_rows(arch: &str, cache: KvType, bound: f32) {
 #[test]
 fn many_rows_decode_as_on_the_processor() {
     for arch in ["llama", "qwen2", "gemma3"] {
-        many_rows(arch, KvType::F16, 5e-3);
+        many_rows(arch, KvType::F16, MANY);
     }
 }
 
 #[test]
 fn keys_and_values_in_8_bits_decode_as_on_the_processor() {
     for arch in ["qwen3", "phi3"] {
-        many_rows(arch, KvType::Q8_0, 1e-2);
+        many_rows(arch, KvType::Q8_0, 2e-2);
     }
 }
 
@@ -305,7 +311,7 @@ fn layers_over_several_devices_decode_as_on_one() {
         for (i, pass) in passes.iter().enumerate() {
             let want = cpu.run(&pool, &mut workspace, &mut store, pass).unwrap();
             let got = gpu.run(&mut state, pass).unwrap();
-            assert!(apart(want, got) < 2e-3, "{arch} pass {i}: {}", apart(want, got));
+            assert!(apart(want, got) < MANY, "{arch} pass {i}: {}", apart(want, got));
             assert_eq!(got, one.run(&mut alone, pass).unwrap(), "{arch} pass {i}");
         }
         // a copied block is copied on each
