@@ -68,7 +68,7 @@ impl Vision {
     /// As [`Vision::open`], to run where it is told.
     ///
     /// # Errors
-    /// As there; [`Error::Unsupported`] for heads that no kernel has, [`Error::Device`] where there is no room.
+    /// As there; [`Error::Unsupported`] for heads that no kernel has, an error of the device where there is no room.
     pub fn open_at(target: &Processor, folder: &Path, pool: &Pool, precision: Precision) -> Result<Self> {
         let path = folder.join("config.json");
         match read_json::<Kind>(&path)?.model_type.as_str() {
