@@ -9,18 +9,8 @@ use dreamseed_kernels::simd;
 use super::super::{Executor, Processor};
 use super::flatfile::{Model, Obj};
 use super::*;
+use crate::processor::device;
 use crate::weights::Error;
-
-fn device() -> Option<Device> {
-    match Device::open(0) {
-        Ok(device) => Some(device),
-        Err(e) if std::env::var_os("DREAMSEED_CUDA_TEST").is_none() => {
-            eprintln!("skipped: {e}");
-            None
-        }
-        Err(e) => panic!("{e}"),
-    }
-}
 
 fn on(device: &Device, bytes: &[u8]) -> Result<Network> {
     Network::build_on(&Processor::Gpu(device.clone()), tflite::read(bytes)?)

@@ -10,21 +10,10 @@ use super::super::siglip::{SigLip, unit};
 use super::super::tests::{Case, Golden, golden, noise, picture, relative_error};
 use super::super::vitpose::VitPose;
 use super::super::{Precision, Session, Vision};
-use super::*;
 use crate::Processor;
 use crate::image::Image;
+use crate::processor::device;
 use crate::weights::Error as WeightsError;
-
-fn device() -> Option<Device> {
-    match Device::open(0) {
-        Ok(device) => Some(device),
-        Err(e) if std::env::var_os("DREAMSEED_CUDA_TEST").is_none() => {
-            eprintln!("skipped: {e}");
-            None
-        }
-        Err(e) => panic!("{e}"),
-    }
-}
 
 #[test]
 fn siglip_equals_transformers_on_a_gpu() {

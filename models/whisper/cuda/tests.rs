@@ -8,17 +8,7 @@ use super::super::executor;
 use super::super::model::{EncoderState, tests as golden};
 use super::super::{Error, Options, Transcript, Whisper, Windows};
 use super::*;
-
-fn device() -> Option<Device> {
-    match Device::open(0) {
-        Ok(device) => Some(device),
-        Err(e) if std::env::var_os("DREAMSEED_CUDA_TEST").is_none() => {
-            eprintln!("skipped: {e}");
-            None
-        }
-        Err(e) => panic!("{e}"),
-    }
-}
+use crate::processor::device;
 
 /// The golden model with a vocabulary of bytes, as a folder: windows of one second, texts of up to 32 tokens.
 fn folder() -> Option<tempfile::TempDir> {
