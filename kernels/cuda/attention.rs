@@ -1,7 +1,7 @@
 //! Rotary embedding, keys and values to paged blocks, and attention over them; their references are those of `cpu/`.
 
 use super::buffer::Buffer;
-use super::device::{Device, Error};
+use super::device::{Device, Error, Gap};
 use super::gemv::{Quantized, holds};
 use super::store::{DeviceStore, RawStore, Rows};
 use crate::cpu::kv::SUB;
@@ -45,6 +45,7 @@ struct RawAttend {
     heads: i32,
     window: i32,
     scale: f32,
+    gap: Gap,
     partial: u64,
     counters: u64,
     out: u64,
@@ -63,6 +64,7 @@ struct RawAttendRows {
     heads: i32,
     window: i32,
     scale: f32,
+    gap: Gap,
     out: u64,
     out_q: u64,
     out_scale: u64,
@@ -223,6 +225,7 @@ pub fn attend(
     let eights = kv_heads * group.div_ceil(FEW_ROWS);
     holds("counters", &counters.counters, count * eights)?;
     let mut raw = RawAttend {
+        gap: 0,
         q: a.q.pointer(),
         positions: rows.positions(),
         heads: a.heads as i32,
@@ -254,6 +257,7 @@ pub fn attend_rows(device: &Device, count: usize, rows: &Rows, a: Attend, (store
     let group = group(a.heads, kv_heads)?;
     a.check(count, rows, head_dim)?;
     let mut raw = RawAttendRows {
+        gap: 0,
         q: a.q.pointer(),
         positions: rows.positions(),
         spans: rows.spans.pointer(),

@@ -2,7 +2,7 @@
 //! `cpu/reference.rs`.
 
 use super::buffer::Buffer;
-use super::device::{Device, Error};
+use super::device::{Device, Error, Gap};
 use super::gemv::{Quantized, holds};
 use half::f16;
 use std::ops::Range;
@@ -109,6 +109,7 @@ struct RawAppend {
     stride: i32,
     key: i32,
     value: i32,
+    gap: Gap,
     beams: RawBeams,
 }
 
@@ -122,6 +123,7 @@ struct RawAttend {
     out_scale: u64,
     places: u64,
     probes: i32,
+    gap: Gap,
     weights: u64,
     beams: RawBeams,
 }
@@ -186,6 +188,7 @@ impl Beams {
             return Err(Error::Shape(format!("{count} positions; there is room for {}", self.shape.capacity)));
         }
         let mut raw = RawAppend {
+            gap: 0,
             rows: from.pointer(),
             stride: stride as i32,
             key: key as i32,
@@ -211,6 +214,7 @@ impl Beams {
         }
         let from = |pointer: u64, elements: usize, size: usize| pointer + (range.start * elements * size) as u64;
         let mut raw = RawAttend {
+            gap: 0,
             q: from(q.pointer(), stride, size_of::<f32>()),
             stride: stride as i32,
             scale: a.scale,

@@ -2,7 +2,7 @@
 
 use super::attention::{FEW_ROWS, FLASH_ROWS, FLASH_THREADS, group};
 use super::buffer::Buffer;
-use super::device::{Device, Error};
+use super::device::{Device, Error, Gap};
 use super::gemv::holds;
 use std::ffi::c_void;
 use std::ptr::from_mut;
@@ -80,6 +80,7 @@ struct Raw {
     head_dim: i32,
     causal: i32,
     scale: f32,
+    gap: Gap,
     out: u64,
 }
 
@@ -109,6 +110,7 @@ pub fn attend_dense(device: &Device, a: DenseAttention) -> Result<()> {
     a.lengths.map_or(Ok(()), |lengths| holds("lengths", lengths, a.batch))?;
     let at = |s: &Strided| s.data.pointer() + (s.offset * size_of::<f32>()) as u64;
     let mut raw = Raw {
+        gap: 0,
         q: at(&a.q),
         k: at(&a.k),
         v: at(&a.v),

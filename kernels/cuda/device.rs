@@ -43,6 +43,9 @@ pub enum Error {
 
 type Result<T> = std::result::Result<T, Error>;
 
+/// What C leaves open between the fields of an argument. It is written, as 0: what happened to lie there could look like an address.
+pub(super) type Gap = i32;
+
 /// After these the context is unusable.
 const LOST: [u32; 9] = [46, 214, 700, 702, 710, 714, 715, 716, 719];
 

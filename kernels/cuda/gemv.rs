@@ -1,7 +1,7 @@
 //! Products of a few rows by weights as they lie in GGUF files; their references are those of `linear.rs`.
 
 use super::buffer::{Buffer, Element};
-use super::device::{Device, Error};
+use super::device::{Device, Error, Gap};
 use crate::{Activation, BlockType};
 use std::ffi::c_void;
 use std::ptr::from_mut;
@@ -158,9 +158,11 @@ struct Raw {
     rows_per_warp: i32,
     activation: i32,
     accumulate: i32,
+    gap_a: Gap,
     x: u64,
     norm: u64,
     eps: f32,
+    gap_b: Gap,
     q: u64,
     scale: u64,
     out_q: u64,
@@ -230,6 +232,8 @@ pub(super) fn raw_part((weights, bias): (&DeviceMatrix, Option<&Buffer<f32>>), k
 
 fn raw(rows: usize, input: &GemvInput, k: usize, quantized: bool) -> Result<Raw> {
     let mut raw = Raw {
+        gap_a: 0,
+        gap_b: 0,
         part: [RawPart::default(); 3],
         parts: 0,
         k: k as i32,

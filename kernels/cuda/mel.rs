@@ -1,7 +1,7 @@
 //! Log-mel features of sound; the reference is in `models/whisper/mel.rs`.
 
 use super::buffer::Buffer;
-use super::device::{Device, Error};
+use super::device::{Device, Error, Gap};
 use std::ffi::c_void;
 use std::ops::Range;
 use std::ptr::from_mut;
@@ -29,11 +29,13 @@ struct Raw {
     first: i32,
     samples: i32,
     frame: i32,
+    gap_a: Gap,
     window: u64,
     turns: u64,
     bands: u64,
     weights: u64,
     n_mels: i32,
+    gap_b: Gap,
     out: u64,
     loudest: u64,
 }
@@ -87,6 +89,8 @@ impl MelBank {
             let end = ((frame + count) * HOP + WINDOW / 2).min(pcm.len());
             piece.write(0, &pcm[first..end])?;
             let mut raw = Raw {
+                gap_a: 0,
+                gap_b: 0,
                 pcm: piece.pointer(),
                 first: first as i32,
                 samples: (end - first) as i32,

@@ -1,7 +1,7 @@
 //! What the layers of convolutional networks share: values that lie in one memory, windows and what happens at a layer's end.
 
 use super::buffer::Buffer;
-use super::device::{Device, Error};
+use super::device::{Device, Error, Gap};
 use crate::cpu::conv::{Act, Finish, Window};
 use std::ffi::c_void;
 use std::ptr::from_mut;
@@ -79,7 +79,7 @@ impl Operands<'_> {
             }
             (residual, own) = (self.source("the residual", span, pixels * count)?, count as i32);
         }
-        Ok(RawTail { residual, channels: own, before: finish.before.raw(), after: finish.after.raw() })
+        Ok(RawTail { gap: 0, residual, channels: own, before: finish.before.raw(), after: finish.after.raw() })
     }
 }
 
@@ -106,7 +106,7 @@ impl DeviceAct {
 
     fn raw(&self) -> RawAct {
         let [lo, hi] = self.range;
-        RawAct { kind: self.kind, lo, hi, slopes: self.slopes.as_ref().map_or(0, Buffer::pointer) }
+        RawAct { gap: 0, kind: self.kind, lo, hi, slopes: self.slopes.as_ref().map_or(0, Buffer::pointer) }
     }
 }
 
@@ -135,6 +135,7 @@ struct RawAct {
     kind: i32,
     lo: f32,
     hi: f32,
+    gap: Gap,
     slopes: u64,
 }
 
@@ -144,6 +145,7 @@ struct RawAct {
 pub(super) struct RawTail {
     residual: u64,
     channels: i32,
+    gap: Gap,
     before: RawAct,
     after: RawAct,
 }

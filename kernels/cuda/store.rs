@@ -1,7 +1,7 @@
 //! Keys and values in paged blocks on a device, and what the rows of a pass are.
 
 use super::buffer::Buffer;
-use super::device::{Device, Error};
+use super::device::{Device, Error, Gap};
 use crate::cpu::kv::SUB;
 use crate::{KV_BLOCK, KvShape, KvType};
 use half::f16;
@@ -112,6 +112,7 @@ impl DeviceStore {
             return Err(Error::Shape(format!("layer {layer} of a store of {}", self.shape.layers)));
         }
         Ok(RawStore {
+            gap: 0,
             data: self.data.pointer(),
             tables: rows.tables.pointer(),
             sequences: rows.input(3),
@@ -203,6 +204,7 @@ pub(super) struct RawStore {
     tables: u64,
     sequences: u64,
     table: i32,
+    gap: Gap,
     block: u64,
     head: u64,
     layer: i32,
