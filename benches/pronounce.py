@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""How well `dreamseed transcribe --expect` finds words that were left out, added, changed and mispronounced.
+"""How well `dreamseed transcribe --expect` finds words that were left out, added, changed and mispronounced, and `dreamseed coach` a
+flattened melody.
 
-Two questions, each with a known answer:
+Three questions, each with a known answer:
 
 1. Real speech, changed texts. The recordings are fixed; the expected text is changed instead: a word put in is a word that the
    speaker left out, a word taken away one that was added, a word replaced one that was changed. The words put in fit
    the sentence, so that a language model alone would believe them.
 2. Synthetic speech (espeak-ng), wrong phonemes: words whose sounds were replaced by those of a learner, against the same words
    as they should be.
+3. Real speech beside itself with another range of pitch (`--melody WAV`, made with Praat: `pip install praat-parselmouth`): the score
+   for intonation of the learner against the untouched reading, and whether the melody is among its measures.
 
 `--speech DIR` takes WAV files with a text of the same name (`jfk.wav`, `jfk.txt`: what is said, a line). Prints precision and
 recall of each kind, for the free recognition alone and for the joint judgement, and stores the words with their measures by `--out`.
@@ -158,6 +161,27 @@ def wrong_sounds(args, kept):
           f"word_gop ranks a right one above a wrong one in {auc:.3f} of all pairs")
 
 
+def melody(args):
+    import parselmouth
+    from parselmouth.praat import call
+
+    sound = parselmouth.Sound(str(args.melody))
+    with tempfile.TemporaryDirectory() as folder:
+        for share in (1.0, 0.7, 0.4, 0.0):
+            manipulation = call(sound, "To Manipulation", 0.01, 75, 500)
+            tier = call(manipulation, "Extract pitch tier")
+            middle = call(sound.to_pitch(), "Get quantile", 0, 0, 0.5, "Hertz")
+            call(tier, "Formula", f"{middle} * exp({share} * ln(self / {middle}))")
+            call([manipulation, tier], "Replace pitch tier")
+            wav = pathlib.Path(folder) / "learner.wav"
+            call(manipulation, "Get resynthesis (overlap-add)").save(str(wav), "WAV")
+            command = [args.binary, "coach", "--lab", "speech", "--audio", str(wav), "--reference", str(args.melody), "--no-llm", "--json"]
+            lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+            scores = [e for e in map(json.loads, lines) if e["event"] == "score" and e["name"] == "intonation"]
+            told = ", ".join(f"{s['value']:.1f} by {', '.join(s['measures'])}" for s in scores)
+            print(f"melody at {share:.0%} of its range: intonation {told}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", default="target/release/dreamseed")
@@ -165,6 +189,7 @@ def main():
     parser.add_argument("--speech", type=pathlib.Path, help="folder of WAV files with texts")
     parser.add_argument("--texts", type=int, default=8, help="changed texts a recording")
     parser.add_argument("--voices", nargs="*", default=["en-us", "en-gb+f3"], help="of espeak-ng; none leaves that question out")
+    parser.add_argument("--melody", type=pathlib.Path, help="a WAV file of speech")
     parser.add_argument("--out", type=pathlib.Path, help="JSON file for every word with its measures")
     args = parser.parse_args()
     kept = []
@@ -172,6 +197,8 @@ def main():
         changed_texts(args, kept)
     if args.voices:
         wrong_sounds(args, kept)
+    if args.melody:
+        melody(args)
     if args.out:
         args.out.write_text(json.dumps(kept, indent=1) + "\n")
 

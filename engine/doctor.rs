@@ -1,6 +1,6 @@
 //! `dreamseed doctor`: what this machine and this build have, what is used of it, and what to do about what is missing.
 
-use crate::config::Config;
+use crate::config::{Config, Device, Devices};
 use crate::fetch::{self, State, Store};
 use crate::manifest::Model;
 use dreamseed_kernels::{pool::Pool, simd};
@@ -201,12 +201,14 @@ pub struct Gpu {
     pub compute_capability: (i32, i32),
 }
 
-/// The first CUDA device, where this build has CUDA and the configuration lets it be used.
+/// The first CUDA device that the configuration lets be used, where this build has CUDA.
 pub fn gpu(config: &Config) -> Option<Gpu> {
-    if config.device == crate::config::Device::Cpu {
-        return None;
-    }
-    gpus().ok()?.into_iter().next()
+    let first = match &config.devices {
+        _ if config.device == Device::Cpu => return None,
+        Devices::Auto => 0,
+        Devices::These(numbers) => *numbers.first()?,
+    };
+    gpus().ok()?.into_iter().nth(first)
 }
 
 /// All CUDA devices, or why there are none.
@@ -239,16 +241,19 @@ fn driver_version() -> Option<String> {
 
 fn cuda(config: &Config) -> Check {
     let (built, driver) = (cfg!(feature = "cuda"), driver_version());
-    let wanted = config.device == crate::config::Device::Cuda;
+    let wanted = match config.device {
+        Device::Cpu => false,
+        Device::Auto => config.devices != Devices::Auto,
+        Device::Cuda => true,
+    };
     let check = match (built, driver, gpus()) {
         (true, _, Ok(gpus)) if !gpus.is_empty() => {
-            let list: Vec<_> = gpus
-                .iter()
-                .map(|g| {
-                    format!("{} ({}, sm_{}{})", g.name, HumanBytes(g.memory), g.compute_capability.0, g.compute_capability.1)
-                })
-                .collect();
-            return ok("cuda", format!("built in; {}; language models run there, everything else on the CPU", list.join(", ")));
+            let named = |(i, g): (usize, &Gpu)| {
+                let (major, minor) = g.compute_capability;
+                format!("{i}: {} ({}, sm_{major}{minor})", g.name, HumanBytes(g.memory))
+            };
+            let list: Vec<_> = gpus.iter().enumerate().map(named).collect();
+            return usable(config, &list);
         }
         (true, _, Ok(_)) => warn("cuda", "built in, but there is no device", "the CPU is used; see nvidia-smi"),
         (true, _, Err(e)) => {
@@ -265,10 +270,30 @@ fn cuda(config: &Config) -> Check {
         true => fail(
             "cuda",
             check.seen,
-            "`device = \"cuda\"` is set, so nothing runs: set it to \"auto\", or put right what is said here",
+            "a GPU is asked for (`device`, `devices`), so nothing runs: set both to \"auto\", or put right what is said here",
         ),
         false => check,
     }
+}
+
+/// GPUs that are there, beside those that the configuration names.
+fn usable(config: &Config, list: &[String]) -> Check {
+    let seen = format!("built in; {}", list.join(", "));
+    let runs: String = match &config.devices {
+        _ if config.device == Device::Cpu => "`device = \"cpu\"` is set, so everything runs on the CPU".into(),
+        Devices::Auto if list.len() == 1 => "language models run there, everything else on the CPU".into(),
+        Devices::Auto => {
+            "language models run on one of them, or over several where one is too small; everything else on the CPU".into()
+        }
+        Devices::These(numbers) => match numbers.iter().find(|n| **n >= list.len()) {
+            Some(missing) => {
+                let do_what = format!("`devices` names GPU {missing}: name some of these, or set it to \"auto\"");
+                return fail("cuda", seen, do_what);
+            }
+            None => format!("language models run on {numbers:?}, their layers divided over them; everything else on the CPU"),
+        },
+    };
+    ok("cuda", format!("{seen}; {runs}"))
 }
 
 /// The first line that `program ARGS` says; none where it does not start, fails, or takes longer than fifteen seconds.

@@ -148,7 +148,7 @@ fn watch(pool: &Pool, frames: &[Frame], with: &Perception, cancel: &AtomicBool) 
             track.push(observed(frame, tracker.track(pool, &image, body.and_then(head))?));
         }
         if let Some(scenes) = &mut scenes {
-            scenes.see(pool, &image, frame.t);
+            scenes.see(pool, &image, frame.t)?;
         }
     }
     let bodies = bodies.map(|(_, mut track)| {

@@ -5,6 +5,8 @@ use dreamseed_models::image::Image;
 use dreamseed_models::vision::shots::{self, Change, Histogram, Options};
 use dreamseed_models::vision::{Session, Vision};
 
+use crate::Result;
+
 /// Pictures a second that are embedded.
 pub const RATE: f64 = 2.0;
 /// Seconds about a change found by colours in which one found by embeddings is the same.
@@ -44,13 +46,17 @@ impl<'a> Watch<'a> {
     }
 
     /// The picture at `t` seconds.
-    pub(crate) fn see(&mut self, pool: &Pool, image: &Image, t: f64) {
+    ///
+    /// # Errors
+    /// Those of a GPU.
+    pub(crate) fn see(&mut self, pool: &Pool, image: &Image, t: f64) -> Result<()> {
         self.times.push(t);
         self.colours.push(Histogram::new(image));
         let due = self.embeddings.last().is_none_or(|e| t - e.t >= 1.0 / RATE - 1e-6);
         if let Some(model) = self.model.filter(|_| due) {
-            self.embeddings.push(Embedding { t, values: model.embed(pool, image, &mut self.session) });
+            self.embeddings.push(Embedding { t, values: model.embed(pool, image, &mut self.session)? });
         }
+        Ok(())
     }
 
     pub(crate) fn finish(self) -> Scene {
@@ -105,7 +111,7 @@ mod tests {
         let (pool, mut watch) = (Pool::new(1), Watch::new(None));
         for i in 0..60 {
             let rgb = [if i < 30 { [200, 30, 30] } else { [20, 90, 200] }; 64].concat();
-            watch.see(&pool, &Image::new(8, 8, &rgb).unwrap(), f64::from(i) / 15.0);
+            watch.see(&pool, &Image::new(8, 8, &rgb).unwrap(), f64::from(i) / 15.0).unwrap();
         }
         let scene = watch.finish();
         assert_eq!(scene.changes.len(), 1);

@@ -25,12 +25,15 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use dreamseed_kernels::Pool;
+use dreamseed_models::Processor;
 use dreamseed_models::face::FaceNets;
 use dreamseed_models::pose::Pose;
 use dreamseed_models::vision::{Precision, Vision};
+#[cfg(feature = "cuda")]
+use dreamseed_models::weights::Error as WeightsError;
 use dreamseed_models::whisper::{self, Transcript, Whisper};
 
-use crate::config::{Config, Device};
+use crate::config::{Config, Device, Devices};
 use crate::extract::{self, Perception, Tracks};
 use crate::fetch::{Progress, Store};
 use crate::llm::{Llm, Placement, Settings, Speculation};
@@ -57,7 +60,7 @@ struct Inner {
     vision: Kept<Vision>,
     llm: Kept<Llm>,
     drafts: Kept<Llm>,
-    placement: OnceLock<Placement>, // of language models; a GPU is opened for the first of them
+    placement: OnceLock<Placement>, // of models that run on a GPU; it is opened for the first of them
     progress: Progress,
 }
 
@@ -112,7 +115,7 @@ impl Builder {
     ///
     /// # Errors
     /// A configuration that cannot be read or has a value that is not allowed; [`Error::Device`] where `device = "cuda"` is set and
-    /// there is none that can be used.
+    /// there is none that can be used, or not each of those that `devices` names.
     pub fn build(self) -> Result<Engine> {
         let mut config = match self.config {
             Some(config) => config,
@@ -122,8 +125,9 @@ impl Builder {
         config.offline |= self.offline;
         config.home = self.home.unwrap_or(config.home);
         let placement = OnceLock::new();
-        if config.device == Device::Cuda {
-            let _ = placement.set(gpu(true)?);
+        // GPUs that are named have to be there too
+        if config.device == Device::Cuda || config.device == Device::Auto && config.devices != Devices::Auto {
+            let _ = placement.set(gpus(&config)?);
         }
         if let Some(level) = config.simd.level() {
             dreamseed_kernels::simd::limit(level);
@@ -157,22 +161,22 @@ fn kept<T>(slot: &Kept<T>, key: &Path, load: impl FnOnce() -> Result<T>) -> Resu
     Ok(model)
 }
 
-/// The first GPU.
+/// The GPUs that the configuration allows.
 ///
 /// # Errors
-/// [`Error::Device`] that says why there is none.
+/// [`Error::Device`] that says why there is none, or not each of those that are named.
 #[cfg(feature = "cuda")]
-fn gpu(required: bool) -> Result<Placement> {
-    let device = dreamseed_kernels::cuda::Device::open(0).map_err(|e| Error::Device(e.to_string()))?;
-    Ok(Placement::Gpu { device, required })
+fn gpus(config: &Config) -> Result<Placement> {
+    Ok(Placement::Gpu { gpus: crate::llm::Gpus::open(&config.devices)?, required: config.device == Device::Cuda })
 }
 
 /// There is none in this build.
 #[cfg(not(feature = "cuda"))]
-fn gpu(_required: bool) -> Result<Placement> {
-    let problem =
-        "device = \"cuda\": this build has no CUDA; build with `--features cuda` (needs nvcc), or use \"auto\" or \"cpu\"";
-    Err(Error::Usage(problem.into()))
+fn gpus(config: &Config) -> Result<Placement> {
+    let what = if config.device == Device::Cuda { "device = \"cuda\"" } else { "devices names GPUs" };
+    Err(Error::Usage(format!(
+        "{what}: this build has no CUDA; build with `--features cuda` (needs nvcc), or use device = \"cpu\", or \"auto\" for both"
+    )))
 }
 
 /// Whether a file is a projector by its name: what stands beside a model that sees, and is none itself.
@@ -279,14 +283,21 @@ impl Engine {
         let named = model.is_some_and(|m| Path::new(m) == file);
         let path = if named { file } else { folder };
         let precision = self.inner.config.speech.precision.into();
-        kept(&self.inner.speech, &path, || Ok(Whisper::open(&path, &self.inner.pool, precision)?))
+        let open = |on: &Processor| {
+            Ok(match on {
+                Processor::Cpu => Whisper::open(&path, &self.inner.pool, precision)?,
+                #[cfg(feature = "cuda")]
+                Processor::Gpu(device) => Whisper::open_on(device, &path, &self.inner.pool, precision)?,
+            })
+        };
+        kept(&self.inner.speech, &path, || self.placed("the speech model", open))
     }
 
     /// A pose model: `lite`, `full`, `heavy`, `vitpose-base`, a landmark file, a folder of ViTPose as transformers writes it, or the
     /// configuration's `pose.model`.
     pub fn pose(&self, model: Option<&str>) -> Result<Arc<Pose>> {
         let net = self.body_net(model)?;
-        kept(&self.inner.pose, &net, || self.open_pose(&net))
+        kept(&self.inner.pose, &net, || self.open_pose(&net, None))
     }
 
     /// As [`Engine::pose`], and with the net that finds several people at once.
@@ -294,7 +305,7 @@ impl Engine {
         let net = self.body_net(model)?;
         let (_, finder) = self.locate(Some(FINDER), Role::Pose, ".json")?;
         let both = PathBuf::from(format!("{}+{FINDER}", net.display())); // the same net alone is another model
-        kept(&self.inner.pose, &both, || Ok(self.open_pose(&net)?.with_finder(&finder)?))
+        kept(&self.inner.pose, &both, || self.open_pose(&net, Some(&finder)))
     }
 
     /// A landmark net's file, or the folder of a ViTPose.
@@ -305,11 +316,17 @@ impl Engine {
         if of_transformers { Ok(folder) } else { Ok(self.locate(Some(name), Role::Pose, ".tflite")?.1) }
     }
 
-    fn open_pose(&self, net: &Path) -> Result<Pose> {
+    fn open_pose(&self, net: &Path, finder: Option<&Path>) -> Result<Pose> {
         let (_, detector) = self.locate(Some("blazepose-detector"), Role::Pose, ".tflite")?;
-        Ok(match net.is_dir() {
-            true => Pose::open_vitpose(&detector, net, &self.inner.pool)?,
-            false => Pose::open(&detector, net)?,
+        self.placed("pose", |on| {
+            let pose = match net.is_dir() {
+                true => Pose::open_vitpose(on, &detector, net, &self.inner.pool)?,
+                false => Pose::open(on, &detector, net)?,
+            };
+            Ok(match finder {
+                Some(finder) => pose.with_finder(finder)?,
+                None => pose,
+            })
         })
     }
 
@@ -320,13 +337,15 @@ impl Engine {
         let (_, mesh) = self.locate(Some("face-mesh"), Role::Face, ".tflite")?;
         let (_, expression) = self.locate(Some("face-emotion"), Role::Face, ".json")?;
         let (_, iris) = self.locate(Some("face-iris"), Role::Face, ".tflite")?;
-        kept(&self.inner.face, &mesh, || Ok(FaceNets::open(&detector, &mesh, Some(&expression))?.with_iris(&iris)?))
+        let open = |on: &Processor| Ok(FaceNets::open(on, &detector, &mesh, Some(&expression))?.with_iris(&iris)?);
+        kept(&self.inner.face, &mesh, || self.placed("face", open))
     }
 
     /// A vision model: an id, a folder as transformers writes it, or the profile's.
     pub fn vision(&self, model: Option<&str>) -> Result<Arc<Vision>> {
         let (folder, _) = self.locate(model, Role::Vision, ".safetensors")?;
-        kept(&self.inner.vision, &folder, || Ok(Vision::open(&folder, &self.inner.pool, Precision::Stored)?))
+        let open = |on: &Processor| Ok(Vision::open_at(on, &folder, &self.inner.pool, Precision::Stored)?);
+        kept(&self.inner.vision, &folder, || self.placed("the vision model", open))
     }
 
     /// An LLM: an id, a file, or the profile's; served as the configuration's `llm` says, on a GPU where `device` allows it and there
@@ -354,10 +373,29 @@ impl Engine {
         Llm::open_with(file, self.inner.pool.clone(), &settings)
     }
 
-    /// Where language models run.
+    /// Opens a model where it is to run: on the GPU where one is used; with `device = "auto"` on the CPU where the GPU refuses it, has no
+    /// room for it or no kernels of its shapes, and a line in the log says so.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "there is one place alone"))]
+    fn placed<T>(&self, what: &str, open: impl Fn(&Processor) -> Result<T>) -> Result<T> {
+        #[cfg(feature = "cuda")]
+        if let Placement::Gpu { gpus, required } = self.placement() {
+            match open(&Processor::Gpu(gpus.first()?)) {
+                Err(Error::Weights(why @ (WeightsError::Device(_) | WeightsError::Unsupported(_)))) if !required => {
+                    let model = open(&Processor::Cpu)?; // what runs nowhere is an error, not a warning
+                    tracing::warn!("{what} runs on the CPU: {why}");
+                    return Ok(model);
+                }
+                Err(Error::Weights(WeightsError::Device(why))) => return Err(Error::Device(format!("{what}: {why}"))),
+                other => return other,
+            }
+        }
+        open(&Processor::Cpu)
+    }
+
+    /// Where models run.
     fn placement(&self) -> Placement {
         let found = || match self.inner.config.device {
-            Device::Auto if cfg!(feature = "cuda") => gpu(false).unwrap_or_else(|why| {
+            Device::Auto if cfg!(feature = "cuda") => gpus(&self.inner.config).unwrap_or_else(|why| {
                 tracing::warn!("no GPU is used: {why}");
                 Placement::Cpu
             }),
@@ -481,6 +519,7 @@ impl Engine {
                 word_timestamps: true,
                 language: language.map(str::to_owned),
                 vad: self.config().speech.vad,
+                windows: self.config().speech.windows.into(),
                 ..whisper::Options::default()
             },
             expected: clip.text.as_deref(),

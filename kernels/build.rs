@@ -6,7 +6,20 @@
 use std::{env, fmt::Write, fs, path::Path, process::Command};
 
 /// Files of kernels.
-const FILES: [&str; 4] = ["attention", "gemv", "rows", "sample"];
+const FILES: [&str; 12] = [
+    "attention",
+    "attention_dense",
+    "attention_rows",
+    "beams",
+    "conv",
+    "gemm",
+    "gemv",
+    "mel",
+    "rows",
+    "sample",
+    "tensor",
+    "transformer",
+];
 /// Devices with machine code of their own: A100, A2000 and RTX 30, RTX 40, H100, RTX 50.
 const REAL: [u32; 5] = [80, 86, 89, 90, 120];
 /// Virtual devices whose code the driver compiles for newer ones.

@@ -327,6 +327,26 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_matrix_takes_other_values_in_its_place() {
+        let (mut floats, mut halves) = (matrix(BlockType::F32, 37, 11, 9).0, matrix(BlockType::F16, 37, 11, 9).0);
+        let plain = matrix(BlockType::F16, 37, 11, 10).1;
+        let half: Vec<f16> = plain.iter().map(|v| f16::from_f32(*v)).collect();
+        floats.refill_f32(&plain).unwrap();
+        halves.refill_f16(&half).unwrap();
+        let mut row = vec![0.0; 11];
+        for w in [&floats, &halves] {
+            for r in 0..37 {
+                w.row(r, &mut row);
+                assert_eq!(row, plain[r * 11..][..11]);
+            }
+        }
+        assert!(matches!(floats.refill_f16(&half), Err(MatrixError::Size { kind: BlockType::F32, .. })));
+        assert!(matches!(halves.refill_f16(&half[1..]), Err(MatrixError::Size { wanted: 814, seen: 812, .. })));
+        halves.row(36, &mut row);
+        assert_eq!(row, plain[36 * 11..], "what is refused changes nothing");
+    }
+
+    #[test]
     fn a_wrong_size_is_an_error() {
         assert!(matches!(Matrix::from_f32(2, 3, &[0.0; 5]), Err(MatrixError::Size { wanted: 24, seen: 20, .. })));
         assert!(Matrix::from_f32(usize::MAX, 3, &[]).is_err());

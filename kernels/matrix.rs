@@ -52,14 +52,36 @@ impl Matrix {
             let wanted = rows.saturating_mul(cols).saturating_mul(size_of::<T>());
             return Err(MatrixError::Size { kind, rows, cols, wanted, seen: size_of_val(data) });
         }
-        let panel = cols * LANES;
-        let mut packed = Aligned::zeroed(rows.div_ceil(LANES) * panel * size_of::<T>());
-        if panel > 0 && rows > 0 {
-            // SAFETY: the buffer is aligned, zeroed (a valid T: T is a float) and holds whole panels of T.
-            let all = unsafe { std::slice::from_raw_parts_mut(packed.as_mut_ptr().cast::<T>(), rows.div_ceil(LANES) * panel) };
-            all.chunks_exact_mut(panel).zip(data.chunks(panel)).for_each(|(to, from)| pack_panel(from, cols, to));
-        }
+        let mut packed = Aligned::zeroed(rows.div_ceil(LANES) * cols * LANES * size_of::<T>());
+        pack_floats(&mut packed, rows, cols, data);
         Ok(Self { rows, cols, kind, level: simd::level(), data: packed })
+    }
+
+    /// Takes other values, row-major, in the place of those it was made from: what is a matrix only until the next input comes (keys and
+    /// values of an audio) keeps its memory.
+    ///
+    /// # Errors
+    /// [`MatrixError::Size`] where it is not of that kind or size; nothing is changed then.
+    pub fn refill_f32(&mut self, data: &[f32]) -> Result<(), MatrixError> {
+        self.refill(BlockType::F32, data)
+    }
+
+    /// As [`Matrix::refill_f32`], for a matrix of half floats.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn refill_f16(&mut self, data: &[f16]) -> Result<(), MatrixError> {
+        self.refill(BlockType::F16, data)
+    }
+
+    fn refill<T: Copy>(&mut self, kind: BlockType, data: &[T]) -> Result<(), MatrixError> {
+        let Self { rows, cols, .. } = *self;
+        if self.kind != kind || data.len() != rows * cols {
+            let wanted = rows * cols * self.kind.block().1;
+            return Err(MatrixError::Size { kind: self.kind, rows, cols, wanted, seen: size_of_val(data) });
+        }
+        pack_floats(&mut self.data, rows, cols, data);
+        Ok(())
     }
 
     /// From ggml blocks as they lie in a GGUF file: `bytes` holds `rows` rows of `cols / block` blocks each, little endian.
@@ -173,6 +195,17 @@ impl Matrix {
                 }
             };
         }
+    }
+}
+
+/// Packs plain rows of floats into the panels of `packed`, which has room for exactly them.
+fn pack_floats<T: Copy>(packed: &mut Aligned, rows: usize, cols: usize, data: &[T]) {
+    let (panel, panels) = (cols * LANES, rows.div_ceil(LANES));
+    assert!(packed.len() >= panels * panel * size_of::<T>(), "{} bytes for {rows} x {cols}", packed.len());
+    if panel > 0 && rows > 0 {
+        // SAFETY: the buffer is aligned, was zeroed or filled with the same type (T is a float), and holds whole panels of T.
+        let all = unsafe { std::slice::from_raw_parts_mut(packed.as_mut_ptr().cast::<T>(), panels * panel) };
+        all.chunks_exact_mut(panel).zip(data.chunks(panel)).for_each(|(to, from)| pack_panel(from, cols, to));
     }
 }
 

@@ -14,6 +14,7 @@ pub mod image;
 pub mod layers;
 pub mod music;
 pub mod pose;
+mod processor;
 pub mod projector;
 pub mod prosody;
 pub mod tokenizer;
@@ -22,3 +23,5 @@ pub mod voice;
 pub mod weights;
 pub mod whisper;
 pub mod words;
+
+pub use processor::Processor;

@@ -51,7 +51,8 @@ pub fn normal(word: &str) -> String {
 }
 
 /// The alignment with the fewest omissions, additions and changes (Levenshtein; a change costs as much as an omission), or
-/// `None` over [`MAX_WORDS`]. Runs of differences that spell the same letters ("gonna be" / "gon na be", Korean spacing) are
+/// `None` over [`MAX_WORDS`]. Of several such alignments the one whose changed words are the most alike in their letters, Hangul
+/// taken apart into jamo: a slip in one sound is a change of that word, not of its neighbour. Runs of differences that spell the same letters ("gonna be" / "gon na be", Korean spacing) are
 /// taken as the same words.
 pub fn align(expected: &[String], heard: &[String]) -> Option<Vec<Step>> {
     let head = expected.iter().zip(heard).take_while(|(a, b)| a == b).count();
@@ -77,20 +78,41 @@ fn shift(step: Step, by: usize) -> Step {
     }
 }
 
+/// Which pairs of neighbouring letters a word has, its beginning and end among them: a set of 128, by hash. Hangul is taken apart, so
+/// that syllables which share a jamo are alike.
+fn letter_pairs(word: &str) -> u128 {
+    let mut last = '\0';
+    word.nfd().chain(['\0']).fold(0, |set, c| {
+        let hash = (u64::from(u32::from(last)) << 32 | u64::from(u32::from(c))).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        last = c;
+        set | 1 << (hash >> 57)
+    })
+}
+
+/// How little two words are alike, 0 to 100: one less Dice's coefficient (1945) of their pairs of letters.
+fn unlike(a: u128, b: u128) -> u64 {
+    let (both, all) = ((a & b).count_ones(), a.count_ones() + b.count_ones());
+    100 - u64::from(200 * both / all.max(1))
+}
+
 fn middle(expected: &[String], heard: &[String]) -> Vec<Step> {
     const DIAGONAL: u8 = 0;
     const UP: u8 = 1; // omitted
     const LEFT: u8 = 2; // added
+    /// One omission, addition or change; below it the sum of how unlike changed words are.
+    const EDIT: u64 = 1 << 32;
     let (n, m) = (expected.len(), heard.len());
+    let [wanted, seen] = [expected, heard].map(|w| w.iter().map(|w| letter_pairs(w)).collect::<Vec<_>>());
     let mut from = vec![LEFT; (n + 1) * (m + 1)]; // (n + 1, m + 1)
-    let mut row: Vec<u32> = (0..=m as u32).collect();
+    let mut row: Vec<u64> = (0..=m as u64).map(|j| j * EDIT).collect();
     for i in 1..=n {
         let mut diagonal = row[0];
-        row[0] = i as u32;
+        row[0] = i as u64 * EDIT;
         from[i * (m + 1)] = UP;
         for j in 1..=m {
             let same = expected[i - 1] == heard[j - 1];
-            let costs = [diagonal + u32::from(!same), row[j] + 1, row[j - 1] + 1];
+            let change = if same { 0 } else { EDIT + unlike(wanted[i - 1], seen[j - 1]) };
+            let costs = [diagonal + change, row[j] + EDIT, row[j - 1] + EDIT];
             diagonal = row[j];
             let best = (0..3).min_by_key(|&k| costs[k]).unwrap_or(0);
             row[j] = costs[best];
@@ -188,6 +210,37 @@ mod tests {
         let decomposed = "\u{1112}\u{1161}\u{11ab}\u{1100}\u{1173}\u{11af} \u{1100}\u{1161}\u{11a8} cafe\u{301}";
         assert_eq!(split(decomposed), ["한글", "각", "café"]);
         assert!(steps("한글 각 café", decomposed).iter().all(|s| matches!(s, Step::Same { .. })));
+    }
+
+    #[test]
+    fn a_slip_in_one_jamo_is_a_change_of_that_word() {
+        let decomposed = |text: &str| text.nfd().collect::<String>();
+        for (expected, heard) in [
+            ("저는 학교에 갑니다", "저는 학교에 갔니다"), // a final consonant
+            ("오늘 밥을 먹었어요", "오늘 법을 먹었어요"), // a vowel
+            ("새 달이 떴어요", "새 딸이 떴어요"),         // an initial, lax for tense
+            ("저는 학교에 갑니다", &decomposed("저는 학교에 갔니다")),
+        ] {
+            let s = steps(expected, heard);
+            assert_eq!(s.iter().filter(|s| matches!(s, Step::Changed { .. })).count(), 1, "{heard}: {s:?}");
+            assert_eq!(s.iter().filter(|s| matches!(s, Step::Same { .. })).count(), 2, "{heard}: {s:?}");
+            assert!(steps(expected, &decomposed(expected)).iter().all(|s| matches!(s, Step::Same { .. })));
+        }
+        assert_eq!(unlike(letter_pairs("밥을"), letter_pairs(&decomposed("밥을"))), 0);
+        assert!(unlike(letter_pairs("밥을"), letter_pairs("법을")) < unlike(letter_pairs("밥을"), letter_pairs("물이")));
+    }
+
+    /// Beside a word that was left out or added, the slip is found where it is and not at the neighbour.
+    #[test]
+    fn changes_go_to_the_words_that_are_alike() {
+        let s = steps("나는 오늘 학교에 갔다", "나는 학고에 갔다");
+        assert!(s.contains(&Step::Omitted { e: 1, h: 1 }) && s.contains(&Step::Changed { e: 2, h: 1 }), "{s:?}");
+        let s = steps("나는 학교에 오늘 갔다", "나는 학고에 갔다");
+        assert!(s.contains(&Step::Changed { e: 1, h: 1 }) && s.contains(&Step::Omitted { e: 2, h: 2 }), "{s:?}");
+        let s = steps("ask the country now", "ask the little county now");
+        assert!(s.contains(&Step::Added { h: 2 }) && s.contains(&Step::Changed { e: 2, h: 3 }), "{s:?}");
+        let s = steps("ask the country now", "ask the county little now");
+        assert!(s.contains(&Step::Changed { e: 2, h: 2 }) && s.contains(&Step::Added { h: 3 }), "{s:?}");
     }
 
     #[test]

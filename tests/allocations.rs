@@ -1,14 +1,17 @@
-//! A decode step and a run of a network allocate nothing, on no thread: what a CUDA graph replays must not either.
+//! A decode step (of a language model, and of Whisper) and a run of a network allocate nothing, on no thread: what a CUDA graph replays
+//! must not either. A stream of speech keeps its buffers.
 
 mod common;
 
 use std::alloc::System;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use common::{engine, weights};
 use dreamseed_kernels::{KvType, Pool};
 use dreamseed_models::decoder::{Decoder, Logits};
 use dreamseed_models::graph::Network;
+use dreamseed_models::whisper::{Options, Progress, Whisper};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -30,6 +33,72 @@ fn decode_steps_and_networks_allocate_nothing() {
     for id in ["blazepose-detector", "blazepose-full", "face-detector", "face-mesh"] {
         runs_allocate_nothing(id, engine().pool());
     }
+    let whisper = engine().speech(Some("whisper-tiny.en")).expect("the model");
+    // greedy, beams and samples
+    for (beam_size, temperature) in [(1, 0.0), (5, 0.0), (1, 0.4)] {
+        words_allocate_nothing(
+            &whisper,
+            engine().pool(),
+            Options { beam_size, temperatures: vec![temperature], ..Options::default() },
+        );
+    }
+    streams_keep_their_buffers(&whisper, engine().pool());
+}
+
+fn spoken() -> Vec<f32> {
+    let limits = dreamseed::media::Limits::default();
+    dreamseed::media::open_audio(&weights("sample-speech").join("jfk.wav"), &limits).expect("the sample")
+}
+
+/// Three windows side by side.
+fn words_allocate_nothing(whisper: &Whisper, pool: &Pool, options: Options) {
+    let (pcm, still) = (spoken(), vec![0.0; 3 * 16_000]);
+    let pcm = [&pcm[..], &still, &pcm, &still, &pcm].concat();
+    let mut worst = stats_alloc::Stats::default();
+    // the first steps size each thread's scratch, and on a busy machine a thread may come late
+    for _ in 0..20 {
+        let (mut region, mut steps, mut most) = (None::<Region<System>>, 0, 0);
+        worst = stats_alloc::Stats::default();
+        let between = &mut |progress: Progress| {
+            let Progress::Step { hypotheses } = progress else {
+                region = None;
+                return ControlFlow::Continue(());
+            };
+            if let Some(change) = region.take().map(|r| r.change()) {
+                worst.allocations += change.allocations;
+                worst.reallocations += change.reallocations;
+                worst.deallocations += change.deallocations;
+                steps += 1;
+            }
+            most = most.max(hypotheses);
+            region = Some(Region::new(ALLOCATOR));
+            ControlFlow::Continue(())
+        };
+        whisper.transcribe(pool, &pcm, &options, between).expect("a transcript");
+        assert!(steps > 20 && most >= 3, "{steps} steps of {most}");
+        if (worst.allocations, worst.reallocations, worst.deallocations) == (0, 0, 0) {
+            return;
+        }
+    }
+    panic!("steps of {options:?} allocate again and again: {worst:?}");
+}
+
+/// The states of the encoder and the decoder take far more than what a decoding may still ask for (features, alignment of words).
+fn streams_keep_their_buffers(whisper: &Whisper, pool: &Pool) {
+    const STATES: usize = 24 << 20;
+    let pcm = [spoken(), vec![0.0; 2 * 16_000], spoken()].concat();
+    let begin = Region::new(ALLOCATOR);
+    let mut stream = whisper.stream(pool, &Options::default(), Default::default()).expect("a stream");
+    let mut each = Vec::new();
+    for piece in pcm.chunks(16_000) {
+        let region = Region::new(ALLOCATOR);
+        stream.push(piece).expect("events");
+        each.push(region.change().bytes_allocated);
+    }
+    let all = begin.change().bytes_allocated;
+    let later = each[3..].iter().max().copied().unwrap_or_default();
+    assert!(later < STATES / 2, "{later} bytes for a decoding: {each:?}");
+    assert!(all > STATES, "{all} bytes in all: the states were made outside of the stream");
 }
 
 fn runs_allocate_nothing(id: &str, pool: &Pool) {

@@ -29,6 +29,21 @@ fn json(args: &[&str]) -> Value {
 }
 
 #[test]
+fn speech_measures_its_parts() {
+    let file = weights("sample-speech").join("jfk.wav");
+    let model = ["bench", "speech", "--model", "whisper-tiny.en", "--file", file.to_str().unwrap(), "--runs", "1", "--json"];
+    weights("whisper-tiny.en");
+    let seen = json(&model);
+    let of = |name: &str| seen[name].as_f64().unwrap_or_else(|| panic!("{name} of {seen}"));
+    assert!((of("audio_seconds") - 11.0).abs() < 0.01);
+    // the detector is a small part of what comes before the decoder; the parts are the whole
+    assert!(of("vad_s") > 0.0 && of("vad_s") < of("encode_s"), "{seen}");
+    assert!((of("encode_s") + of("decode_s") - of("seconds")).abs() < 1e-6, "{seen}");
+    // 22 words with their marks, and timestamps
+    assert!((22.0..60.0).contains(&of("steps")), "{seen}");
+}
+
+#[test]
 fn llm_measures_what_was_asked_and_says_what_it_read() {
     let folder = tempfile::tempdir().unwrap();
     let Some(file) = tiny(folder.path()) else { return };

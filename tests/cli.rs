@@ -42,8 +42,8 @@ fn exit_codes_tell_usage_from_failure() {
         (vec!["plan", "--gpu", "rtx9090"], 2, "a100-80gb"),
         (vec!["plan", "--model", "gpt-5"], 2, "llama3.3-70b"),
         (vec!["plan", "--model", "no-such.gguf"], 1, "no-such.gguf"),
-        (vec!["plan", "--gpu", "rtx5090", "--devices", "8,8"], 2, "one number for each"),
-        (vec!["plan", "--gpu", "rtx5090", "--devices", "NaN"], 2, "4096 GiB"),
+        (vec!["plan", "--gpu", "rtx5090", "--free", "8,8"], 2, "one number for each"),
+        (vec!["plan", "--gpu", "rtx5090", "--free", "NaN"], 2, "4096 GiB"),
         (vec!["plan", "--draft", "qwen3-0.6b-q8_0", "--acceptance", "1.5"], 2, "probability"),
         (vec!["plan", "--model", "llama3-8b-f16", "--draft", "qwen3-0.6b-q8_0"], 2, "vocabulary"),
         (vec!["plan", "--context", "0"], 2, "at least 1"),
@@ -316,7 +316,7 @@ fn a_plan_says_what_fits_and_how_fast_it_should_be() {
     assert!(report["held_error"]["mean"].as_f64().unwrap() < 0.12 && report["note"].as_str().unwrap().contains("not measured"));
 
     // two GPUs hold what one does not; a table for people says so, and that nothing was measured
-    let table = plan(&["--gpus", "rtx5090,rtx5090", "--devices", "31,31", "--model", "llama3.3-70b-q4_k_m", "--figures"]);
+    let table = plan(&["--gpus", "rtx5090,rtx5090", "--free", "31,31", "--model", "llama3.3-70b-q4_k_m", "--figures"]);
     for wanted in ["layers 0..", "..80", "not measured", "pull request 6766", "llama3.3-70b-q4_k_m"] {
         assert!(table.contains(wanted), "{wanted:?} in {table}");
     }

@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# What runs on a GPU, without one: kernels against their references, decoders and the engine's texts against the CPU's, on PTX for
-# sm_80, and some faults of the driver. `--all`: on PTX for sm_120 with the warps in reverse order too, all faults, and the real
-# SmolLM2 where DREAMSEED_CUDA_MODEL names its file.
+# What runs on GPUs, without one: kernels against their references, decoders on one device and over two, Whisper, vision, pose and face
+# and the engine's texts against the CPU's, on PTX for sm_80, and some faults of the driver. `--all`: on PTX for sm_120 with the warps in
+# reverse order and three devices too, all faults, the real SmolLM2 where DREAMSEED_CUDA_MODEL names its file, and a real Whisper where
+# DREAMSEED_CUDA_WHISPER names its folder and DREAMSEED_CUDA_SOUND a WAV file (16 bits, 16 kHz, mono) of which it hears the beginning.
+# Real networks of pose and face run where they were fetched: the small ones, with `--all` the others too (DREAMSEED_CUDA_NETS: their
+# folder, default: ~/.cache/dreamseed/models).
 #
 # DREAMSEED_CUDA_TOOLS names a folder with `ptxemu`, a crate that stands in for the driver and interprets PTX (default: ../shared/cuda).
 # The toolkit and the emulator are kept in DREAMSEED_CUDA_CACHE (default: ~/.cache/dreamseed-cuda). With a GPU:
@@ -18,37 +21,62 @@ fi
 mkdir -p "$cache/lib"
 kernels/cuda/toolkit.sh "$cache/toolkit"
 cargo build --quiet --release --manifest-path "$tools/ptxemu/Cargo.toml" --target-dir "$cache/emulator"
-# the emulator has no graphs and never fails: a double of the driver in front of it does both
+# the emulator has no graphs, runs everything at once and never fails: a double of the driver in front of it does it as a driver does
 cp -f "$cache/emulator/release/libptxemu.so" "$cache/lib/libptxemu.so"
 rm -f "$cache/lib/libcuda.so.1"
 cc -std=gnu11 -O2 -Wall -Werror -shared -fPIC -o "$cache/lib/libcuda.so.1" tests/cuda/driver.c \
   -L "$cache/lib" -Wl,--no-as-needed -lptxemu -Wl,-rpath,'$ORIGIN' -lpthread -ldl
 
+# NCCL's double lies apart, so that it can be left out
+mkdir -p "$cache/nccl"
+cc -std=gnu11 -O2 -Wall -Werror -shared -fPIC -o "$cache/nccl/libnccl.so.2" tests/cuda/nccl.c -ldl
+
 export CUDA_HOME="$cache/toolkit" DREAMSEED_CUDA_CODE=ptx DREAMSEED_CUDA_TEST=1 CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/target}"
 unset NVCC
 cargo test --release --locked --workspace --features cuda --lib --no-run
-for mode in "80 0" ${all:+"120 1"}; do
-  read -r capability reverse <<<"$mode"
-  echo "=== sm_$capability, warps in reverse: $reverse"
-  LD_LIBRARY_PATH="$cache/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" FAKECUDA_CC=$capability FAKECUDA_REVERSE=$reverse \
+for mode in "80 0 2" ${all:+"120 1 3"}; do
+  read -r capability reverse devices <<<"$mode"
+  echo "=== sm_$capability, warps in reverse: $reverse, $devices devices"
+  LD_LIBRARY_PATH="$cache/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" FAKECUDA_CC=$capability FAKECUDA_REVERSE=$reverse FAKECUDA_DEVICES=$devices \
     cargo test --quiet --release --locked --workspace --features cuda --lib cuda::
 done
 
 # faults: the pass that meets one fails with a clear error, the next one works (unless the device is lost), and no memory is left behind
 ignored() { cargo test --quiet --release --locked --workspace --features cuda --lib -- --exact --ignored "$1"; }
 models() { ignored "decoder::cuda::tests::$1"; }
+whisper() { ignored "whisper::cuda::tests::$1"; }
 export LD_LIBRARY_PATH="$cache/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" FAKECUDA_SMS=4
 for fault in cuMemAlloc_v2:60:2 cuGraphLaunch:2:700 ${all:+cuMemAlloc_v2:3:2 cuMemcpyHtoDAsync_v2:8:1 cuLaunchKernel:9:1 \
   cuGraphLaunch:3:1 cuStreamSynchronize:12:700 cuMemcpyDtoHAsync_v2:1:700 cuGraphInstantiateWithFlags:2:1}; do
   echo "=== $fault"
   DREAMSEED_DRIVER_FAULT=$fault models a_fault_fails_what_met_it_and_leaves_nothing_behind
 done
+for fault in cuMemAlloc_v2:5:2 cuGraphLaunch:2:700 ${all:+cuMemAlloc_v2:2:2 cuMemAlloc_v2:9:2 cuGraphLaunch:4:1 cuLaunchKernel:2:1 \
+  cuMemcpyHtoDAsync_v2:7:1 cuMemcpyDtoHAsync_v2:2:700 cuStreamSynchronize:3:700 cuGraphInstantiateWithFlags:2:1}; do
+  echo "=== $fault, convolutional networks"
+  DREAMSEED_DRIVER_FAULT=$fault ignored graph::tests::cuda::a_fault_fails_what_met_it_and_leaves_nothing_behind
+done
 for fault in cuGraphLaunch:9:700 cuMemcpyDtoHAsync_v2:5:1 ${all:+cuMemAlloc_v2:30:2 cuGraphLaunch:7:1 cuStreamSynchronize:90:700 \
   cuGraphInstantiateWithFlags:2:2}; do
   echo "=== $fault, texts at once"
   DREAMSEED_DRIVER_FAULT=$fault ignored llm::tests::cuda::a_fault_fails_only_those_whom_it_met
 done
+for fault in cuMemAlloc_v2:70:2 cuLaunchKernel:25:700 ${all:+cuMemAlloc_v2:3:2 cuMemAlloc_v2:140:2 cuMemcpyHtoDAsync_v2:60:1 \
+  cuLaunchKernel:9:1 cuLaunchKernel:90:1 cuStreamSynchronize:130:700 cuMemcpyDtoHAsync_v2:1:700 cuMemcpyDtoHAsync_v2:4:1}; do
+  echo "=== $fault, Whisper"
+  DREAMSEED_DRIVER_FAULT=$fault whisper a_fault_fails_what_met_it_and_leaves_nothing_behind
+done
+for fault in cuMemAlloc_v2@1:25:2 cuGraphLaunch@1:2:700 ${all:+cuMemAlloc_v2@1:70:2 cuMemcpyDtoHAsync_v2@1:1:700 \
+  cuStreamWaitEvent@1:1:700 cuStreamCreate@1:2:700}; do
+  echo "=== $fault"
+  FAKECUDA_DEVICES=2 DREAMSEED_DRIVER_FAULT=$fault models a_fault_of_the_second_device_is_told_and_frees_the_first
+done
+echo "=== a lost second GPU, texts at once"
+FAKECUDA_DEVICES=2 DREAMSEED_DRIVER_FAULT=cuGraphLaunch@1:5:700 \
+  ignored llm::tests::cuda::a_lost_second_gpu_is_told_to_all_and_leaves_nothing_behind
 echo "=== GPUs of little memory"
+FAKECUDA_DEVICES=3 DREAMSEED_DRIVER_MEMORY=150000000 ignored llm::tests::cuda::a_model_takes_as_many_gpus_as_it_needs
+DREAMSEED_DRIVER_MEMORY=136400000 ignored llm::tests::cuda::a_session_takes_the_positions_that_there_are
 DREAMSEED_DRIVER_MEMORY=150000000 ignored llm::tests::cuda::a_small_gpu_holds_what_fits
 DREAMSEED_DRIVER_MEMORY=120000000 ignored llm::tests::cuda::a_small_gpu_holds_what_fits
 echo "=== drivers and devices that will not do"
@@ -56,9 +84,33 @@ DREAMSEED_DRIVER_VERSION=11080 DREAMSEED_CUDA_REFUSAL="update the driver" models
 FAKECUDA_CC=75 DREAMSEED_CUDA_REFUSAL="compute capability 7.5" models a_device_that_will_not_do_is_told
 FAKECUDA_NO_DEVICE=1 DREAMSEED_CUDA_REFUSAL="0 found" models a_device_that_will_not_do_is_told
 
+echo "=== sums over GPUs"
+nccl() { FAKECUDA_DEVICES=${members:-3} LD_LIBRARY_PATH="$cache/nccl:$LD_LIBRARY_PATH" ignored "cuda::nccl::tests::$1"; }
+nccl what_does_not_fit_is_refused
+for members in 2 3 5; do nccl sums_are_those_of_the_members; done
+DREAMSEED_NCCL_FAULT=ncclCommInitAll:1:2 DREAMSEED_NCCL_REFUSAL="connect the GPUs: unhandled system error" nccl a_library_that_will_not_do_is_told
+DREAMSEED_NCCL_FAULT=ncclAllReduce:2:1 DREAMSEED_NCCL_REFUSAL="sum: unhandled cuda error" nccl a_library_that_will_not_do_is_told
+DREAMSEED_NCCL_FAULT=ncclCommGetAsyncError:1:6 DREAMSEED_NCCL_REFUSAL="go on: remote process exited" nccl a_library_that_will_not_do_is_told
+DREAMSEED_NCCL_VERSION=2804 DREAMSEED_NCCL_REFUSAL="its version is 2804" nccl a_library_that_will_not_do_is_told
+FAKECUDA_DEVICES=2 DREAMSEED_NCCL_REFUSAL="NCCL is not usable" ignored cuda::nccl::tests::a_library_that_will_not_do_is_told
+
+nets=${DREAMSEED_CUDA_NETS:-${XDG_CACHE_HOME:-$HOME/.cache}/dreamseed/models}
+if [ -d "$nets" ]; then
+  echo "=== pose and face give the processor's outputs"
+  DREAMSEED_CUDA_NETS=$nets ${all:+env DREAMSEED_CUDA_ALL=1} cargo test --quiet --release --locked --workspace --features cuda --lib -- \
+    --exact --ignored --nocapture graph::tests::cuda::real_networks_give_the_processors_outputs
+else
+  echo "skipped: pose and face; there is no $nets"
+fi
 if [ -n "$all" ] && [ -z "${DREAMSEED_CUDA_MODEL:-}" ]; then
   echo "skipped: SmolLM2; DREAMSEED_CUDA_MODEL names no file of it"
 elif [ -n "$all" ]; then
   echo "=== SmolLM2 writes the same tokens as on the processor"
   models a_real_model_writes_the_same_greedy_tokens
+fi
+if [ -n "$all" ] && [ -n "${DREAMSEED_CUDA_WHISPER:-}" ] && [ -n "${DREAMSEED_CUDA_SOUND:-}" ]; then
+  echo "=== Whisper hears the same as on the processor"
+  whisper a_real_model_hears_the_same
+elif [ -n "$all" ]; then
+  echo "skipped: Whisper; DREAMSEED_CUDA_WHISPER names no folder of it, or DREAMSEED_CUDA_SOUND no WAV file"
 fi

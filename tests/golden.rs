@@ -2,6 +2,8 @@
 
 mod common;
 mod constrain;
+#[path = "golden/pronounced.rs"]
+mod pronounced;
 #[path = "golden/senses.rs"]
 mod senses;
 
@@ -238,6 +240,46 @@ fn words_keep_their_times_where_silence_is_cut() {
     let most = off[off.len() * 9 / 10];
     assert!(most < 0.0301 && off[off.len() - 1] < 0.3, "{off:?}");
     assert!((twice.duration - 44.0).abs() < 0.01);
+}
+
+/// Stretches between silences, decoded side by side, say what windows in turn say that do not know each other's text.
+#[test]
+fn windows_side_by_side_say_what_they_say_in_turn() {
+    let (pcm, still) = (spoken(), vec![0.0; 3 * 16_000]);
+    let (half, third) = (&pcm[..88_000], &pcm[88_000..]);
+    let pcm = [&pcm[..], &still, half, &still, &pcm, &still, third].concat();
+    for (id, beam_size) in [("whisper-tiny.en", 1), ("whisper-tiny.en", 5), ("whisper-base", 1)] {
+        let write = |windows| {
+            let (mut most, mut told) = (0, 0);
+            let options = whisper::Options {
+                word_timestamps: true,
+                condition_on_previous_text: false,
+                temperatures: vec![0.0],
+                windows,
+                beam_size,
+                ..Default::default()
+            };
+            let count = &mut |p: whisper::Progress| {
+                match p {
+                    whisper::Progress::Step { hypotheses } => most = most.max(hypotheses),
+                    whisper::Progress::Segment(_) => told += 1,
+                    _ => {}
+                }
+                ControlFlow::Continue(())
+            };
+            let transcript = engine().transcribe(Some(id), &pcm, &options, count).unwrap();
+            assert_eq!(told, transcript.segments.len());
+            (transcript, most)
+        };
+        let (together, most) = write(whisper::Windows::Together);
+        let (in_turn, one) = write(whisper::Windows::InTurn);
+        assert!(most == 4 * beam_size && one == beam_size, "{id}: {most} and {one} hypotheses side by side");
+        assert_eq!(together.text, in_turn.text, "{id}");
+        let (a, b) = (words_of(&together), words_of(&in_turn));
+        // what a pause gives to the word after it hangs on the end of the word before it, which windows in turn know
+        let off = a.iter().zip(&b).map(|(a, b)| (a.start - b.start).abs().max((a.end - b.end).abs()));
+        assert!(a.len() > 50 && off.clone().filter(|d| *d > 1e-9).count() <= 3, "{id}: {:?}", off.collect::<Vec<_>>());
+    }
 }
 
 #[test]

@@ -53,11 +53,11 @@ def head(threads):
     return {"date": now, "machine": machine(threads), "commit": commit}
 
 
-def store(result, topic, folder=ROOT / "benches/runs"):
-    """Writes a result (again after each step, so that a failure loses nothing); returns its path."""
+def store(result, topic, folder=ROOT / "benches/runs", device=None):
+    """Writes a result (again after each step, so that a failure loses nothing) by date and device, else processor; returns its path."""
     result["machine"]["load_after"] = load()
-    cpu = "-".join(result["machine"]["cpu"].lower().split()) or "unknown"
-    path = Path(folder) / f"{result['date'][:10]}-{cpu}-{topic}.json"
+    name = "-".join((device or result["machine"]["cpu"]).lower().split()) or "unknown"
+    path = Path(folder) / f"{result['date'][:10]}-{name}-{topic}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(result, indent=1) + "\n")

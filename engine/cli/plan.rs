@@ -8,7 +8,7 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::Serialize;
 
 use super::{emit, emit_json};
-use crate::config::Config;
+use crate::config::{Cache, Config};
 use crate::fetch::{State, Store};
 use crate::manifest::Role;
 use crate::plan::{
@@ -41,7 +41,7 @@ pub struct PlanArgs {
     pub gpus: Vec<String>,
     /// Free memory of each GPU in GiB, where it is less than all
     #[arg(long, value_name = "GIB,..", value_delimiter = ',')]
-    pub devices: Vec<f64>,
+    pub free: Vec<f64>,
     /// GGUF files, folders with a config.json, models of weights.toml, or shapes with a type (llama3-8b-q4_k_m); the LLMs of
     /// --profile where none is named, or one of each tier
     #[arg(long, value_name = "ID|FILE,..", value_delimiter = ',')]
@@ -55,6 +55,9 @@ pub struct PlanArgs {
     /// Sequences at once
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub sequences: u64,
+    /// Keys and values in f16 or q8_0; as llm.cache says where it is left out
+    #[arg(long, value_name = "TYPE", value_enum)]
+    pub cache: Option<Cache>,
     /// A small model that guesses tokens ahead, named as for --model
     #[arg(long, value_name = "ID|FILE")]
     pub draft: Option<String>,
@@ -96,7 +99,7 @@ struct Mean {
 const NOTE: &str = "Predicted, not measured: dreamseed has not run on a real GPU yet.";
 
 pub(super) fn run(config: &Config, args: &PlanArgs) -> Result<()> {
-    let wish = checked(args)?;
+    let wish = checked(config, args)?;
     let places = places(args)?;
     let store = Store::open(config)?;
     let mix = Mix::named(&args.weights_as)?;
@@ -131,7 +134,8 @@ pub(super) fn run(config: &Config, args: &PlanArgs) -> Result<()> {
 }
 
 /// What is asked for, where it is within bounds.
-fn checked(args: &PlanArgs) -> Result<Wish> {
+fn checked(config: &Config, args: &PlanArgs) -> Result<Wish> {
+    let cache = args.cache.unwrap_or(config.llm.cache);
     let problem = if args.context == 0 {
         "--context 0: at least 1 position is needed".to_owned()
     } else if !(1..=MAX_SEQUENCES).contains(&args.sequences) {
@@ -140,10 +144,12 @@ fn checked(args: &PlanArgs) -> Result<Wish> {
         format!("--acceptance {}: a probability of 0 to 1 is needed", args.acceptance)
     } else if !(1..=MAX_GUESSES).contains(&args.guesses) {
         format!("--guesses {}: 1 to {MAX_GUESSES} are allowed", args.guesses)
-    } else if let Some(gib) = args.devices.iter().find(|g| !(0.0..=4096.0).contains(*g)) {
-        format!("--devices {gib}: 0 to 4096 GiB are allowed")
+    } else if let Some(gib) = args.free.iter().find(|g| !(0.0..=4096.0).contains(*g)) {
+        format!("--free {gib}: 0 to 4096 GiB are allowed")
+    } else if cache == Cache::F32 {
+        "keys and values in f32 are for the CPU; on a GPU they are in f16 or q8_0: give one as --cache".to_owned()
     } else {
-        return Ok(Wish { sequences: args.sequences, positions: args.context });
+        return Ok(Wish { sequences: args.sequences, positions: args.context, cache });
     };
     Err(Error::Usage(problem))
 }
@@ -159,13 +165,13 @@ fn places(args: &PlanArgs) -> Result<Vec<Vec<Place>>> {
     if args.gpus.len() > MAX_GPUS {
         return Err(Error::Usage(format!("--gpus: {} GPUs; up to {MAX_GPUS} are allowed", args.gpus.len())));
     }
-    if !args.devices.is_empty() && args.devices.len() != gpus.len() {
-        let (n, m) = (args.devices.len(), gpus.len());
+    if !args.free.is_empty() && args.free.len() != gpus.len() {
+        let (n, m) = (args.free.len(), gpus.len());
         return Err(Error::Usage(format!(
-            "--devices tells the free memory of {n} GPUs, and there are {m}: one number for each is needed"
+            "--free tells the free memory of {n} GPUs, and there are {m}: one number for each is needed"
         )));
     }
-    let free = |i: usize, gpu: &gpu::Gpu| args.devices.get(i).map_or(gpu.memory, |gib| (gib * (1u64 << 30) as f64) as u64);
+    let free = |i: usize, gpu: &gpu::Gpu| args.free.get(i).map_or(gpu.memory, |gib| (gib * (1u64 << 30) as f64) as u64);
     let places = gpus.into_iter().enumerate().map(|(i, gpu)| Place { free: free(i, &gpu), gpu });
     Ok(if args.gpus.is_empty() { places.map(|p| vec![p]).collect() } else { vec![places.collect()] })
 }
@@ -269,6 +275,13 @@ fn details(plans: &[Plan]) -> Result<()> {
             let bytes = (d.need.total() + d.draft) as f64 / 1e9;
             let [from, to] = d.layers;
             emit(&format!("{} on {}: layers {from}..{to}, {bytes:.2} of {:.2} GB", p.model, d.gpu, d.free as f64 / 1e9))?;
+        }
+        if let Some(t) = &p.tensor {
+            let ([low, high], bytes) = (t.tokens_per_second, t.need as f64 / 1e9);
+            emit(&format!(
+                "{} cut over {} GPUs: {low:.0}-{high:.0} tokens/s, {bytes:.2} GB each, {:.0} us for each of two sums a layer; not run so yet",
+                p.model, t.parts, t.sum_us
+            ))?;
         }
     }
     Ok(())

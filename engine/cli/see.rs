@@ -94,10 +94,10 @@ pub(super) fn run(config: Config, args: SeeArgs) -> Result<()> {
     let (mut watch, mut session, mut seen) = (Watch::new(None), Session::default(), Vec::<(f64, Vec<Fit>)>::new());
     for frame in &clip.frames {
         let image = view(frame)?;
-        watch.see(engine.pool(), &image, frame.t);
+        watch.see(engine.pool(), &image, frame.t)?;
         let due = seen.last().is_none_or(|s| frame.t - s.0 >= 1.0 / args.rate - 1e-6);
         if let (Some(labels), Some(model), true) = (&labels, &model, due) {
-            let fits = labels.fits(&model.embed(engine.pool(), &image, &mut session));
+            let fits = labels.fits(&model.embed(engine.pool(), &image, &mut session)?);
             show(&args, Line { t: Some(frame.t), shot: None, labels: fits.clone() })?;
             seen.push((frame.t, fits));
         }

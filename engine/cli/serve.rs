@@ -8,7 +8,10 @@ use super::{emit, note};
 use crate::{
     Result,
     config::Config,
-    serve::{self, keys::Scope},
+    serve::{
+        self,
+        keys::{Limits, Scope},
+    },
 };
 
 /// Arguments of `serve`.
@@ -35,9 +38,8 @@ pub enum KeyCommand {
         /// What it opens
         #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Scope::Chat, Scope::Speech, Scope::Coach, Scope::Senses])]
         scope: Vec<Scope>,
-        /// Requests a minute (0: as many as there is room for)
-        #[arg(long, value_name = "N", default_value_t = 0)]
-        per_minute: u32,
+        #[command(flatten)]
+        limits: Limits,
         /// Add the entry to this file, and print the key alone
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
@@ -54,8 +56,8 @@ pub(super) fn run(mut config: Config, args: ServeArgs) -> Result<()> {
 }
 
 pub(super) fn key(command: KeyCommand) -> Result<()> {
-    let KeyCommand::New { name, scope, per_minute, file } = command;
-    let (key, entry) = serve::keys::new_key(&name, &scope, per_minute)?;
+    let KeyCommand::New { name, scope, limits, file } = command;
+    let (key, entry) = serve::keys::new_key(&name, &scope, limits)?;
     match file {
         None => {
             note("the key is shown this once; the entry goes into the file of keys (serve.keys):");

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use dreamseed_models::whisper::{self, Kind, Options, Progress, Pronunciation, Segment, Task};
 
 use super::{emit, emit_json, engine};
-use crate::config::Config;
+use crate::config::{Config, Windows};
 use crate::subtitles::{clock, srt, vtt};
 use crate::{Error, Result, media};
 
@@ -41,6 +41,10 @@ pub struct TranscribeArgs {
     /// Listen to silence and noise too, not only to what sounds like speech
     #[arg(long)]
     pub no_vad: bool,
+    /// Windows of a long recording: side by side between silences, in turn with the text before as prompt, or cut where it is softest
+    /// (default: as configured, together)
+    #[arg(long, value_name = "HOW", value_enum)]
+    pub windows: Option<Windows>,
     /// Give words while they are spoken: a line a sentence, the one under way below; with --json partial and final words as events
     #[arg(long)]
     pub stream: bool,
@@ -82,6 +86,7 @@ pub(super) fn run(config: Config, args: TranscribeArgs) -> Result<()> {
         beam_size: usize::from(args.beam),
         initial_prompt: args.hint.clone(),
         vad: config.speech.vad && !args.no_vad,
+        windows: args.windows.unwrap_or(config.speech.windows).into(),
         word_timestamps: !args.no_words,
         ..Options::default()
     };

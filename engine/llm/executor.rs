@@ -13,12 +13,14 @@ use dreamseed_models::{
     weights::gguf::Gguf,
 };
 
+#[cfg(feature = "cuda")]
+use super::gpus::{self, Gpus};
 use super::{
     Settings,
     sampling::{Draw, Row},
 };
 #[cfg(feature = "cuda")]
-use crate::plan::{memory, shape};
+use crate::plan::shape;
 use crate::{Error, Result};
 
 /// Where a model is to run.
@@ -27,11 +29,11 @@ pub enum Placement {
     /// On the processor.
     #[default]
     Cpu,
-    /// On a GPU.
+    /// On GPUs.
     #[cfg(feature = "cuda")]
     Gpu {
         /// Which.
-        device: dreamseed_kernels::cuda::Device,
+        gpus: Gpus,
         /// Whether a model of a kind that does not run there is an error; otherwise it runs on the processor, with a warning.
         required: bool,
     },
@@ -44,10 +46,6 @@ pub(super) enum Source<'a> {
     /// A folder with config.json and safetensors.
     Folder(&'a Path),
 }
-
-/// Bytes of a GPU that stay free for what is not counted: graphs, and pages that are not full.
-#[cfg(feature = "cuda")]
-const SPARE: u64 = 128 << 20;
 
 #[cfg(feature = "cuda")]
 impl Source<'_> {
@@ -62,22 +60,25 @@ impl Source<'_> {
         })
     }
 
-    /// Bytes of its weights on a GPU.
-    fn bytes(&self, config: &Config) -> Result<u64> {
-        match self {
-            Self::Gguf(gguf) => Ok(shape::Weights::of_gguf(gguf, config)?.total()),
-            Self::Folder(path) => {
-                let failed = |source| Error::Io { path: path.to_path_buf(), source };
-                let mut bytes = 0;
-                for entry in std::fs::read_dir(path).map_err(failed)? {
-                    let entry = entry.map_err(failed)?;
-                    if entry.path().extension().is_some_and(|e| e == "safetensors") {
-                        bytes += std::fs::metadata(entry.path()).map_err(failed)?.len();
-                    }
-                }
-                Ok(bytes)
+    /// Bytes of its weights on a GPU. Those of a folder are divided over the layers as weights of one type would be.
+    fn weights(&self, config: &Config) -> Result<shape::Weights> {
+        let path = match self {
+            Self::Gguf(gguf) => return shape::Weights::of_gguf(gguf, config),
+            Self::Folder(path) => path,
+        };
+        let failed = |source| Error::Io { path: path.to_path_buf(), source };
+        let mut bytes = 0;
+        for entry in std::fs::read_dir(path).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if entry.path().extension().is_some_and(|e| e == "safetensors") {
+                bytes += std::fs::metadata(entry.path()).map_err(failed)?.len();
             }
         }
+        let even = shape::Weights::of(config, shape::Mix::F16);
+        let scale = bytes as f64 / even.total().max(1) as f64;
+        let of = |n: u64| (n as f64 * scale).ceil() as u64;
+        let layers = even.layers.iter().map(|&n| of(n)).collect();
+        Ok(shape::Weights { layers, embeddings: of(even.embeddings), head: of(even.head), ..even })
     }
 }
 
@@ -97,8 +98,8 @@ impl Executor {
     #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "there is one place alone"))]
     pub(super) fn open(source: &Source, pool: &Pool, settings: &mut Settings) -> Result<Self> {
         #[cfg(feature = "cuda")]
-        if let Placement::Gpu { device, required } = settings.placement.clone() {
-            match Self::on_gpu(source, pool, &device, settings) {
+        if let Placement::Gpu { gpus, required } = settings.placement.clone() {
+            match Self::on_gpus(source, pool, &gpus, settings) {
                 Err(Error::Weights(WeightsError::Unsupported(why)) | Error::Usage(why)) if !required => {
                     tracing::warn!("the model runs on the CPU: {why}");
                 }
@@ -112,27 +113,25 @@ impl Executor {
     }
 
     #[cfg(feature = "cuda")]
-    fn on_gpu(source: &Source, pool: &Pool, device: &dreamseed_kernels::cuda::Device, settings: &mut Settings) -> Result<Self> {
-        if settings.cache != KvType::F16 {
-            let problem =
-                format!("llm.cache = {:?}: keys and values on a GPU are f16; set llm.cache = \"f16\"", settings.cache);
-            return Err(Error::Usage(problem.to_lowercase()));
-        }
+    fn on_gpus(source: &Source, pool: &Pool, gpus: &Gpus, settings: &mut Settings) -> Result<Self> {
         let config = source.config()?;
-        // what does not run there at all is told when it is opened, before it is loaded
-        if config.experts.is_none() {
-            let (free, wished) = (device.free().map_err(refused)? as u64, settings.cache_tokens as u64);
-            let (weights, multiprocessors) = (source.bytes(&config)?, device.info().multiprocessors as u64);
-            let room = memory::room(free.saturating_sub(SPARE), &config, weights, multiprocessors, wished)
-                .map_err(|e| Error::Device(format!("the model does not fit the GPU: {e}, or use the CPU")))?;
-            if room < wished {
-                tracing::warn!("the GPU has room for {room} of the {wished} positions of llm.cache_tokens beside the model");
-                settings.cache_tokens = room as usize;
-            }
+        // what does not run there at all is told before it is loaded
+        cuda::Decoder::supports(&config, settings.cache).map_err(|e| match e {
+            WeightsError::Device(e) => Error::Usage(format!("llm.cache: {e}; set llm.cache = \"f16\"")),
+            other => other.into(),
+        })?;
+        shape::check("the model", &config)?;
+        let wished = settings.cache_tokens as u64;
+        let layout = gpus.lay_out(&config, &source.weights(&config)?, settings.cache.into(), wished)?;
+        if layout.positions < wished {
+            let room = layout.positions;
+            tracing::warn!("there is room for {room} of the {wished} positions of llm.cache_tokens beside the model");
+            settings.cache_tokens = room as usize;
         }
+        let shares = &layout.shares;
         Ok(Self::Gpu(Arc::new(match source {
-            Source::Gguf(gguf) => cuda::Decoder::from_gguf(device, gguf, pool)?,
-            Source::Folder(path) => cuda::Decoder::open(device, path, pool)?,
+            Source::Gguf(gguf) => cuda::Decoder::from_gguf_over(shares, gguf, pool)?,
+            Source::Folder(path) => cuda::Decoder::from_folder_over(shares, path, pool)?,
         })))
     }
 
@@ -181,7 +180,7 @@ impl Executor {
             },
             #[cfg(feature = "cuda")]
             Self::Gpu(decoder) => {
-                let state = decoder.state(blocks, true).map_err(failed)?;
+                let state = decoder.state(cuda::Capacity { blocks, cache, graphs: true }).map_err(failed)?;
                 Passes { rows, runs: Runs::Gpu { state, decoder: decoder.clone(), choices: Vec::new() } }
             }
         })
@@ -192,6 +191,31 @@ impl Executor {
 pub(super) struct Passes {
     rows: usize,
     runs: Runs,
+}
+
+/// Why there are not more blocks.
+pub(super) struct Short {
+    /// What to tell who needs them.
+    pub(super) error: Error,
+    /// Whether it is the room alone: everything else is as it was, and goes on.
+    pub(super) of_memory: bool,
+}
+
+#[cfg(feature = "cuda")]
+impl From<dreamseed_kernels::cuda::Error> for Short {
+    fn from(error: dreamseed_kernels::cuda::Error) -> Self {
+        decoder::Error::Device(error).into()
+    }
+}
+
+impl From<decoder::Error> for Short {
+    fn from(error: decoder::Error) -> Self {
+        #[cfg(feature = "cuda")]
+        let of_memory = matches!(error, decoder::Error::Device(dreamseed_kernels::cuda::Error::OutOfMemory { .. }));
+        #[cfg(not(feature = "cuda"))]
+        let of_memory = false;
+        Self { error: failed(error), of_memory }
+    }
 }
 
 #[cfg_attr(feature = "cuda", expect(clippy::large_enum_variant, reason = "a model has one or two of them"))]
@@ -214,13 +238,18 @@ impl Passes {
     /// Allows `blocks` blocks in all.
     ///
     /// # Errors
-    /// [`Error::Device`] where there is no room; what there was stays.
+    /// [`Short`]; what there was stays.
     #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "the processor takes room as it needs it"))]
-    pub(super) fn allow(&mut self, blocks: usize) -> Result<()> {
+    pub(super) fn allow(&mut self, blocks: usize) -> Result<(), Short> {
         match &mut self.runs {
             Runs::Cpu { .. } => Ok(()),
             #[cfg(feature = "cuda")]
-            Runs::Gpu { decoder, state, .. } => decoder.grow(state, blocks).map_err(failed),
+            Runs::Gpu { decoder, state, .. } => {
+                if blocks > state.blocks() {
+                    gpus::check_growth(decoder, state.capacity(), blocks)?;
+                }
+                Ok(decoder.grow(state, blocks)?)
+            }
         }
     }
 

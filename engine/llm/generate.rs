@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{
     Grammar, Llm, Prompt, Sampling,
+    runner::Wanted,
     sequence::{Cancelled, Event, Request},
 };
 use crate::{Error, Result};
@@ -102,17 +103,20 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session of at most `context` tokens (default: 4,096, or what the model was trained on if that is less).
+    /// A session of at most `context` tokens (default: 4,096, or what the model was trained on or a GPU has room for if that is less).
     ///
     /// # Errors
     /// [`Error::Usage`] for a context that the model was not trained for, [`Error::Device`] when a GPU has no room for it.
     pub fn new(llm: Arc<Llm>, context: Option<usize>) -> Result<Self> {
         let trained = llm.config().context;
-        let context = context.unwrap_or(trained.min(DEFAULT_CONTEXT));
-        if context == 0 || context > trained {
-            return Err(Error::Usage(format!("a context of {context} tokens; this model allows 1 to {trained}")));
-        }
-        llm.runner().reserve(context)?;
+        let wanted = match context {
+            Some(context) if context == 0 || context > trained => {
+                return Err(Error::Usage(format!("a context of {context} tokens; this model allows 1 to {trained}")));
+            }
+            Some(context) => Wanted::All(context),
+            None => Wanted::UpTo(trained.min(DEFAULT_CONTEXT)),
+        };
+        let context = llm.runner().reserve(wanted)?;
         Ok(Self { llm, context, cancel: None })
     }
 

@@ -21,6 +21,8 @@ mod chat;
 mod constrain;
 mod executor;
 mod generate;
+#[cfg(feature = "cuda")]
+mod gpus;
 mod model;
 mod runner;
 mod sampling;
@@ -34,6 +36,8 @@ pub use chat::Chat;
 pub use constrain::{Constraint, Grammar, Mask};
 pub use executor::Placement;
 pub use generate::{Finish, Generation, Options, Session, Speculated, raw};
+#[cfg(feature = "cuda")]
+pub use gpus::Gpus;
 pub use model::{Llm, Settings, Speculation};
 pub use sampling::{Sampler, Sampling};
 pub(crate) use sequence::log_probability;

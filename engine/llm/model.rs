@@ -136,12 +136,12 @@ impl Llm {
         }
     }
 
-    /// The GPU that it runs on.
+    /// The GPUs that it runs on, in the order of its layers.
     #[cfg(feature = "cuda")]
-    pub fn device(&self) -> Option<&dreamseed_kernels::cuda::Device> {
+    pub fn devices(&self) -> Option<Vec<dreamseed_kernels::cuda::Device>> {
         match &self.core.executor {
             Executor::Cpu(_) => None,
-            Executor::Gpu(decoder) => Some(decoder.device()),
+            Executor::Gpu(decoder) => Some(decoder.devices().map(|(device, _)| device.clone()).collect()),
         }
     }
 

@@ -37,8 +37,17 @@ const LEAST_ROWS: usize = 16;
 
 enum Command {
     Start(Box<Request>),
-    /// Somebody wants sequences of so many positions, and waits for the answer.
-    Reserve(usize, Sender<Result<()>>),
+    /// Somebody wants sequences of so many positions, and waits to hear how many there may be.
+    Reserve(Wanted, Sender<Result<usize>>),
+}
+
+/// Positions of a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// So many, or an error.
+    All(usize),
+    /// So many, or what there is.
+    UpTo(usize),
 }
 
 /// The handle: dropping it ends the thread.
@@ -78,19 +87,19 @@ impl Runner {
         self.send(Command::Start(Box::new(request)))
     }
 
-    /// Allows sequences of up to `positions`. Waits for the pass under way where there are not so many yet.
+    /// Allows sequences of so many positions; how many there may be. Waits for the pass under way where there are not so many yet.
     ///
     /// # Errors
-    /// As [`Runner::submit`], and [`Error::Device`] when a GPU has no room.
-    pub(super) fn reserve(&self, positions: usize) -> Result<()> {
+    /// As [`Runner::submit`], and [`Error::Device`] when a GPU has no room for what has to be.
+    pub(super) fn reserve(&self, wanted: Wanted) -> Result<usize> {
+        let (Wanted::All(positions) | Wanted::UpTo(positions)) = wanted;
         let mut allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
         if positions > *allowed {
             let (answer, answered) = channel();
-            self.send(Command::Reserve(positions, answer))?;
-            answered.recv().unwrap_or_else(|RecvError| Err(ended()))?;
-            *allowed = positions;
+            self.send(Command::Reserve(wanted, answer))?;
+            *allowed = answered.recv().unwrap_or_else(|RecvError| Err(ended()))?;
         }
-        Ok(())
+        Ok(positions.min(*allowed))
     }
 
     fn send(&self, command: Command) -> Result<()> {
@@ -154,22 +163,32 @@ impl Loop {
             match command {
                 Ok(Command::Start(request)) => self.start(*request),
                 // who does not wait any more needs no answer
-                Ok(Command::Reserve(positions, answer)) => drop(answer.send(self.reserve(positions))),
+                Ok(Command::Reserve(wanted, answer)) => drop(answer.send(self.reserve(wanted))),
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
         }
     }
 
-    fn reserve(&mut self, positions: usize) -> Result<()> {
+    /// Positions that a sequence may have from now on.
+    fn reserve(&mut self, wanted: Wanted) -> Result<usize> {
+        let (Wanted::All(positions) | Wanted::UpTo(positions)) = wanted;
         let blocks = positions.div_ceil(KV_BLOCK);
-        self.passes.allow(blocks)?;
-        if let Some(drafter) = &mut self.drafter {
-            drafter.allow(blocks + 1)?;
-            self.scheduler.draft_blocks.raise(blocks + 1);
+        let mut raised = self.passes.allow(blocks);
+        if let Some(drafter) = self.drafter.as_mut().filter(|_| raised.is_ok()) {
+            raised = drafter.allow(blocks + 1);
         }
-        self.scheduler.blocks.raise(blocks);
-        Ok(())
+        match raised {
+            Ok(()) => {
+                if self.drafter.is_some() {
+                    self.scheduler.draft_blocks.raise(blocks + 1);
+                }
+                self.scheduler.blocks.raise(blocks);
+            }
+            Err(short) if short.of_memory && matches!(wanted, Wanted::UpTo(_)) => {}
+            Err(short) => return Err(short.error),
+        }
+        Ok(self.scheduler.blocks.limit() * KV_BLOCK)
     }
 
     fn start(&mut self, request: Request) {

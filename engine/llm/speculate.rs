@@ -10,7 +10,13 @@ use std::{sync::Arc, time::Duration};
 use dreamseed_kernels::Pool;
 use dreamseed_models::decoder::{Logits, Slice};
 
-use super::{blocks::Blocks, executor::Passes, model::Core, sampling::Draw, sequence::Sequence};
+use super::{
+    blocks::Blocks,
+    executor::{Passes, Short},
+    model::Core,
+    sampling::Draw,
+    sequence::Sequence,
+};
 use crate::{Error, Result};
 
 /// Most guesses in a pass.
@@ -122,8 +128,8 @@ impl Drafter {
     /// Allows `blocks` blocks of keys and values in all.
     ///
     /// # Errors
-    /// [`Error::Device`] when a GPU has no room.
-    pub(super) fn allow(&mut self, blocks: usize) -> Result<()> {
+    /// [`Short`]; what there was stays.
+    pub(super) fn allow(&mut self, blocks: usize) -> Result<(), Short> {
         self.passes.allow(blocks)
     }
 

@@ -8,7 +8,7 @@ use super::{
     predict::{Costs, kv_read},
     shape::Shape,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, config::Cache};
 
 const FIGURES: &str = include_str!("figures.json");
 /// Kernels of a layer in llama.cpp of early 2024, from its graph of a llama model without flash attention: two norms and their scales
@@ -91,7 +91,7 @@ impl Fitted {
 fn columns(figure: &Figure) -> Result<[f64; COLUMNS]> {
     let (gpu, shape) = (gpu::find(&figure.gpu)?, Shape::published(&figure.model)?);
     let config = &shape.config;
-    let bytes = shape.weights.per_token(config.tied) + kv_read(config, 0..config.layers, figure.depth);
+    let bytes = shape.weights.per_token(config.tied) + kv_read(config, 0..config.layers, figure.depth, Cache::F16);
     let seconds = bytes as f64 / gpu.bandwidth;
     let nodes = NODES[usize::from(figure.model.ends_with("f16"))] * config.layers as f64;
     let (gddr, hbm) = if gpu.ram == Ram::Gddr { (seconds, 0.0) } else { (0.0, seconds) };

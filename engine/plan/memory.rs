@@ -4,8 +4,16 @@ use dreamseed_kernels::KV_BLOCK;
 use dreamseed_models::decoder::Config;
 use serde::Serialize;
 
-/// Rows of a launch: those of the decoder's buffers.
-pub const ROWS: u64 = 8;
+use crate::config::Cache;
+
+/// Rows of the largest launch: those of the decoder's buffers.
+pub const ROWS: u64 = 512;
+/// Most rows of a launch whose attention is computed by several blocks of threads each; as in the decoder.
+pub const FEW: u64 = 8;
+/// Most sequences of a launch; as in the decoder.
+const SEQUENCES: u64 = 64;
+/// Most rows whose logits are computed together; as in the decoder.
+pub const HEADS: u64 = 32;
 /// Blocks of threads that share a head's context, at most; as in the decoder.
 const SPLITS: u64 = 64;
 /// What a process's context takes before anything is allocated, and what rounding up to pages costs: measured contexts take about
@@ -19,6 +27,24 @@ pub struct Wish {
     pub sequences: u64,
     /// Positions of each: prompt and answer.
     pub positions: u64,
+    /// How keys and values are stored.
+    pub cache: Cache,
+}
+
+/// The part of a model that one device holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Layers.
+    pub layers: u64,
+    /// Whether the head is among it.
+    pub ends: bool,
+}
+
+impl Part {
+    /// All of a model.
+    pub fn whole(config: &Config) -> Self {
+        Self { layers: config.layers as u64, ends: true }
+    }
 }
 
 /// Bytes on a device.
@@ -26,7 +52,7 @@ pub struct Wish {
 pub struct Need {
     /// Weights.
     pub weights: u64,
-    /// Keys and values in f16, in blocks.
+    /// Keys and values, in blocks.
     pub kv: u64,
     /// Buffers of a pass and tables of the rotation.
     pub workspace: u64,
@@ -118,39 +144,52 @@ fn blocks_of(positions: u64) -> u64 {
 }
 
 /// Bytes of a block of some of a model's layers.
-fn block_bytes(config: &Config, layers: u64) -> u64 {
-    product(&[layers, config.kv_heads as u64, config.head_dim as u64, 2 * KV_BLOCK as u64, 2])
+fn block_bytes(config: &Config, layers: u64, cache: Cache) -> u64 {
+    product(&[layers, config.kv_heads as u64, 2 * KV_BLOCK as u64, head_bytes(config.head_dim as u64, cache)])
+}
+
+/// Bytes of a key or a value of one head.
+pub fn head_bytes(head_dim: u64, cache: Cache) -> u64 {
+    match cache {
+        Cache::F32 => head_dim.saturating_mul(4),
+        Cache::F16 => head_dim.saturating_mul(2),
+        Cache::Q8_0 => head_dim.saturating_add(2 * head_dim.div_ceil(32)), // a byte each, and a scale for each 32
+    }
 }
 
 /// Bytes of the decoder's buffers on a GPU for a store of `blocks` blocks: those of its `State` but the store itself.
-pub fn workspace(config: &Config, multiprocessors: u64, blocks: u64) -> u64 {
+pub fn workspace(config: &Config, part: Part, multiprocessors: u64, blocks: u64) -> u64 {
     let [dim, hidden, vocab, heads, kv_heads, head_dim] =
         [config.dim, config.hidden, config.vocab, config.heads, config.kv_heads, config.head_dim].map(|n| n as u64);
     let (q_dim, kv_dim) = (heads.saturating_mul(head_dim), kv_heads.saturating_mul(head_dim));
-    // floats of a row: x, h, q, attended, k, v, gate, logits
-    let row = [dim, dim, q_dim, q_dim, kv_dim, kv_dim, hidden, vocab].iter().fold(0u64, |sum, &n| sum.saturating_add(n));
+    let sum = |of: &[u64]| of.iter().fold(0u64, |sum, &n| sum.saturating_add(n));
+    // floats of a row: x, h, q, attended, k, v, gate
+    let row = sum(&[dim, dim, q_dim, q_dim, kv_dim, kv_dim, hidden]).saturating_mul(4);
     // codes of a byte, and two floats for each 32
     let codes = |width: u64| width.saturating_add(width.div_ceil(32).saturating_mul(8));
     let coded = |width: u64| if width.is_multiple_of(32) { codes(width) } else { 0 };
-    let quantized = coded(dim).saturating_add(codes(q_dim)).saturating_add(coded(hidden));
+    let quantized = sum(&[coded(dim), codes(q_dim), coded(hidden)]);
+    // token, position, turn and sequence
+    let rows = sum(&[row, quantized, 16]).saturating_mul(ROWS);
+    // span and table of a sequence
+    let sequences = 12u64.saturating_add(blocks.saturating_mul(4)).saturating_mul(SEQUENCES);
     let splits = (2 * multiprocessors).div_ceil(kv_heads).clamp(1, blocks.clamp(1, SPLITS));
-    let partial = product(&[heads, splits, head_dim + 2]).saturating_add(kv_heads);
+    let partial = product(&[heads, splits, head_dim + 2]).saturating_add(heads).saturating_mul(4 * FEW);
+    // the residual stream and the logits of a row of the head, which row it is, how its token is chosen, which it is
+    let ends = sum(&[dim, vocab]).saturating_mul(4).saturating_add(4 + 24 + 8).saturating_mul(HEADS);
     // cosines and sines of every position, again where long sequences have others, and for local layers
     let long = config.rope.rotation().is_long(usize::MAX)
         || config.local.as_ref().and_then(|l| l.rope.as_ref()).is_some_and(|r| r.rotation().is_long(usize::MAX));
     let tables = (1 + u64::from(config.local.is_some())) * (1 + u64::from(long));
     let turns = product(&[tables, blocks, KV_BLOCK as u64, config.rope.dims as u64, 4]);
-    // token, position and turn, how the next token is chosen, which it is; table
-    let inputs = (12u64 + 24 + 8).saturating_add(blocks.saturating_mul(4));
-    let rows = row.saturating_mul(4).saturating_add(quantized).saturating_add(partial.saturating_mul(4)).saturating_add(inputs);
-    rows.saturating_mul(ROWS).saturating_add(turns)
+    sum(&[rows, sequences, partial, turns, if part.ends { ends } else { 0 }])
 }
 
-/// What some layers of a model need of a device.
-pub fn need(config: &Config, layers: u64, weights: u64, multiprocessors: u64, wish: Wish) -> Need {
+/// What a part of a model needs of a device.
+pub fn need(config: &Config, part: Part, weights: u64, multiprocessors: u64, wish: Wish) -> Need {
     let blocks = blocks_of(wish.positions).saturating_mul(wish.sequences);
-    let kv = blocks.saturating_mul(block_bytes(config, layers));
-    Need { weights, kv, workspace: workspace(config, multiprocessors, blocks) }
+    let kv = blocks.saturating_mul(block_bytes(config, part.layers, wish.cache));
+    Need { weights, kv, workspace: workspace(config, part, multiprocessors, blocks) }
 }
 
 /// Whether a wish is within what the model can.
@@ -158,7 +197,7 @@ pub fn need(config: &Config, layers: u64, weights: u64, multiprocessors: u64, wi
 /// # Errors
 /// [`Refusal::Wish`].
 pub fn check(config: &Config, wish: Wish) -> Result<(), Refusal> {
-    let (Wish { sequences, positions }, context) = (wish, config.context as u64);
+    let (Wish { sequences, positions, .. }, context) = (wish, config.context as u64);
     match sequences > 0 && (1..=context).contains(&positions) {
         true => Ok(()),
         false => Err(Refusal::Wish { positions, sequences, context }),
@@ -172,41 +211,26 @@ pub fn check(config: &Config, wish: Wish) -> Result<(), Refusal> {
 /// [`Refusal`] with the numbers.
 pub fn budget(free: u64, config: &Config, weights: u64, multiprocessors: u64, wish: Wish) -> Result<Fit, Refusal> {
     check(config, wish)?;
-    let (Wish { sequences, positions }, context) = (wish, config.context as u64);
-    let of = |wish| need(config, config.layers as u64, weights, multiprocessors, wish);
+    let (Wish { sequences, positions, .. }, context) = (wish, config.context as u64);
+    let of = |wish| need(config, Part::whole(config), weights, multiprocessors, wish);
     let fits = |wish| of(wish).total() <= free;
-    let most_blocks = most(blocks_of(context), |n| fits(Wish { sequences, positions: n * KV_BLOCK as u64 }));
+    let most_blocks = most(blocks_of(context), |n| fits(Wish { positions: n * KV_BLOCK as u64, ..wish }));
     let most_positions = (most_blocks * KV_BLOCK as u64).min(context);
-    let most_sequences = most(1 << 20, |n| fits(Wish { sequences: n, positions }));
+    let most_sequences = most(1 << 20, |n| fits(Wish { sequences: n, ..wish }));
     let needed = of(wish);
     if needed.total() <= free {
         let blocks = blocks_of(positions) * sequences;
         return Ok(Fit { need: needed, blocks, most_positions, most_sequences });
     }
-    let least = of(Wish { sequences, positions: 1 }).total();
+    let least = of(Wish { positions: 1, ..wish }).total();
     if most_positions == 0 && most_sequences == 0 {
         return Err(Refusal::Weights { needed: least, free });
     }
     Err(Refusal::Context { needed: needed.total(), free, wish, most_positions, most_sequences })
 }
 
-/// How many of the `wished` positions of all sequences together find room in `free` bytes beside the weights, in whole blocks.
-///
-/// # Errors
-/// [`Refusal::Weights`] when not even one block does.
-pub fn room(free: u64, config: &Config, weights: u64, multiprocessors: u64, wished: u64) -> Result<u64, Refusal> {
-    let of = |blocks| {
-        let wish = Wish { sequences: blocks, positions: KV_BLOCK as u64 };
-        need(config, config.layers as u64, weights, multiprocessors, wish).total()
-    };
-    match most(blocks_of(wished).max(1), |blocks| of(blocks) <= free) {
-        0 => Err(Refusal::Weights { needed: of(1), free }),
-        blocks => Ok(blocks * KV_BLOCK as u64),
-    }
-}
-
 /// The largest of 0 to `end` for which `fits` holds, which it does for 0 and for all below one for which it does.
-fn most(end: u64, fits: impl Fn(u64) -> bool) -> u64 {
+pub(crate) fn most(end: u64, fits: impl Fn(u64) -> bool) -> u64 {
     let (mut low, mut high) = (0, end);
     while low < high {
         let middle = low + (high - low).div_ceil(2);

@@ -11,6 +11,7 @@ pub mod memory;
 pub mod predict;
 pub mod shape;
 pub mod split;
+pub mod tensor;
 
 #[cfg(test)]
 mod tests;
@@ -110,6 +111,8 @@ pub struct Plan {
     pub total_per_second: Speed,
     /// With the draft model's guesses; of one sequence.
     pub speculative: Option<Speed>,
+    /// Where the GPUs are equal: with every layer cut over them, which the decoder does not do yet.
+    pub tensor: Option<tensor::Tensor>,
 }
 
 impl Plan {
@@ -146,7 +149,7 @@ pub fn plan(costs: &Costs, request: &Request) -> Plan {
         wish,
         parameters: weights.parameters,
         weights: weights.total(),
-        kv: memory::need(config, config.layers as u64, 0, 1, wish).kv,
+        kv: memory::need(config, memory::Part::whole(config), 0, 1, wish).kv,
         bytes_per_token: weights.per_token(config.tied),
         launches: nodes(config, config.layers as u64, wish.sequences),
         devices: Vec::new(),
@@ -156,6 +159,7 @@ pub fn plan(costs: &Costs, request: &Request) -> Plan {
         tokens_per_second: [0.0; 2],
         total_per_second: [0.0; 2],
         speculative: None,
+        tensor: tensor::tensor(costs, request),
     };
     let stages = lay_out(&mut plan, &left, shape, wish);
     let seconds = |rows: u64| [true, false].map(|slow| step(costs, request, &stages, rows, slow));
@@ -182,7 +186,7 @@ pub fn plan(costs: &Costs, request: &Request) -> Plan {
 fn draft_bytes(draft: &Draft, places: &[Place], wish: Wish) -> u64 {
     let multiprocessors = places.first().map_or(1, |p| p.gpu.multiprocessors);
     let (config, weights) = (&draft.shape.config, draft.shape.weights.total());
-    memory::need(config, config.layers as u64, weights, multiprocessors, wish).total()
+    memory::need(config, memory::Part::whole(config), weights, multiprocessors, wish).total()
 }
 
 /// Which layers lie where, and what that needs; where they do not fit, as if all lay on the first.
@@ -232,7 +236,7 @@ fn step(costs: &Costs, request: &Request, stages: &[Range<usize>], rows: u64, sl
         let count = layers.len() as u64;
         let pass = Pass {
             weights: shape.weights.layers[layers.clone()].iter().sum::<u64>() + head,
-            kv: kv_read(config, layers.clone(), wish.positions / 2).saturating_mul(sequences),
+            kv: kv_read(config, layers.clone(), wish.positions / 2, wish.cache).saturating_mul(sequences),
             nodes: if slow { count * NODES_OF_LLAMA_CPP * rows.div_ceil(ROWS) } else { nodes(config, count, rows) },
             rows,
         };

@@ -233,19 +233,7 @@ impl Shape {
     }
 
     fn checked(name: String, config: Config, weights: impl Fn(&Config) -> Result<Weights>) -> Result<Self> {
-        if config.experts.is_some() {
-            return Err(Error::Usage(format!("{name} is a mixture of experts, and those run on the processor alone")));
-        }
-        if config.layers > MAX_LAYERS {
-            return Err(Error::Usage(format!("{name} has {} layers; a plan is made for up to {MAX_LAYERS}", config.layers)));
-        }
-        let widths = [config.dim, config.hidden, config.vocab, config.heads * config.head_dim];
-        if widths.iter().any(|&w| w > MAX_WIDTH) {
-            return Err(Error::Usage(format!(
-                "{name}: width, feed-forward width, vocabulary and width of all heads are {widths:?}; a plan is made for up to \
-                 {MAX_WIDTH}"
-            )));
-        }
+        check(&name, &config)?;
         let weights = weights(&config)?;
         Ok(Self { name, config, weights })
     }
@@ -254,6 +242,27 @@ impl Shape {
     pub fn tier(&self) -> Tier {
         Tier::of_parameters(self.weights.parameters)
     }
+}
+
+/// Whether a plan can be made for a model: nothing overflows then, and no list is longer than a model has a use for.
+///
+/// # Errors
+/// [`Error::Usage`] with the numbers.
+pub(crate) fn check(name: &str, config: &Config) -> Result<()> {
+    if config.experts.is_some() {
+        return Err(Error::Usage(format!("{name} is a mixture of experts, and those run on the processor alone")));
+    }
+    if config.layers > MAX_LAYERS {
+        return Err(Error::Usage(format!("{name} has {} layers; a plan is made for up to {MAX_LAYERS}", config.layers)));
+    }
+    let widths = [config.dim, config.hidden, config.vocab, config.heads * config.head_dim];
+    if widths.iter().any(|&w| w > MAX_WIDTH) {
+        return Err(Error::Usage(format!(
+            "{name}: width, feed-forward width, vocabulary and width of all heads are {widths:?}; a plan is made for up to \
+             {MAX_WIDTH}"
+        )));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

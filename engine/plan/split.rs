@@ -6,7 +6,7 @@ use dreamseed_models::decoder::Config;
 
 use super::{
     gpu::Gpu,
-    memory::{Need, Wish, gb, need},
+    memory::{Need, Part, Wish, gb, need},
     shape::Weights,
 };
 
@@ -62,9 +62,12 @@ fn fixed(config: &Config, weights: &Weights, (d, devices): (usize, usize)) -> u6
 pub fn split(places: &[Place], config: &Config, weights: &Weights, wish: Wish) -> Result<Vec<Stage>, Refusal> {
     let (layers, devices) = (config.layers, places.len());
     // what a device needs for no layer, and the cache of one
-    let bare = |(d, p): (usize, &Place)| need(config, 0, fixed(config, weights, (d, devices)), p.gpu.multiprocessors, wish);
+    let bare = |(d, p): (usize, &Place)| {
+        let part = Part { layers: 0, ends: d + 1 == devices };
+        need(config, part, fixed(config, weights, (d, devices)), p.gpu.multiprocessors, wish)
+    };
     let bare: Vec<Need> = places.iter().enumerate().map(bare).collect();
-    let kv = need(config, 1, 0, 1, wish).kv;
+    let kv = need(config, Part { layers: 1, ends: false }, 0, 1, wish).kv;
     let stage = |d: usize, count: usize, own: u64| match bare[d] {
         Need { weights: 0, .. } if count == 0 => Need::default(), // a device left out needs nothing
         of => Need { weights: of.weights + own, kv: kv.saturating_mul(count as u64), ..of },
@@ -91,7 +94,7 @@ pub fn split(places: &[Place], config: &Config, weights: &Weights, wish: Wish) -
     }
     let refused = || {
         let multiprocessors = places.first().map_or(1, |p| p.gpu.multiprocessors);
-        let needed = need(config, layers as u64, weights.total(), multiprocessors, wish).total();
+        let needed = need(config, Part::whole(config), weights.total(), multiprocessors, wish).total();
         Refusal { layers, devices, needed, free: places.iter().fold(0u64, |sum, p| sum.saturating_add(p.free)) }
     };
     if places.is_empty() {
@@ -116,7 +119,7 @@ mod tests {
     use super::*;
     use crate::plan::{gpu, shape::Shape};
 
-    const WISH: Wish = Wish { sequences: 1, positions: 4096 };
+    const WISH: Wish = Wish { sequences: 1, positions: 4096, cache: crate::config::Cache::F16 };
 
     fn places(names: &[(&str, u64)]) -> Vec<Place> {
         names.iter().map(|&(name, gb)| Place { gpu: gpu::find(name).unwrap(), free: gb * 1_000_000_000 }).collect()

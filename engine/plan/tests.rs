@@ -1,4 +1,10 @@
 use super::{fit::fit, gpu::find, memory::*, shape::Shape, *};
+use crate::config::Cache;
+
+/// Sequences of so many positions, in f16.
+fn wish(sequences: u64, positions: u64) -> Wish {
+    Wish { sequences, positions, cache: Cache::F16 }
+}
 
 fn place(name: &str) -> Place {
     let gpu = find(name).unwrap();
@@ -7,8 +13,8 @@ fn place(name: &str) -> Place {
 
 fn on(gpu: &str, model: &str, draft: Option<&Draft>) -> Plan {
     let (places, shape) = ([place(gpu)], Shape::published(model).unwrap());
-    let wish = Wish { sequences: 1, positions: 8192 };
-    plan(&fit().unwrap().costs, &Request { places: &places, shape: &shape, wish, draft })
+    let wished = wish(1, 8192);
+    plan(&fit().unwrap().costs, &Request { places: &places, shape: &shape, wish: wished, draft })
 }
 
 /// Buffers counted by hand for a small model: what the decoder's `State` allocates.
@@ -17,34 +23,38 @@ fn the_workspace_is_that_of_the_decoder() {
     let mut config = Shape::published("llama3-8b-q4_k_m").unwrap().config;
     (config.dim, config.hidden, config.vocab, config.layers) = (64, 96, 100, 2);
     (config.heads, config.kv_heads, config.head_dim, config.rope.dims) = (4, 2, 16, 16);
-    let floats = 8 * (64 + 64 + 64 + 64 + 32 + 32 + 96 + 100); // x h q attended k v gate logits
-    let codes = 8 * ((64 + 64 + 96) + (2 + 2 + 3) * 8);
-    let partial = 8 * 4 * 3 * (16 + 2) + 8 * 2; // 3 blocks: not more than 3 splits
-    let inputs = 3 * 8 + (6 + 2) * 8 + 8 * 3; // with how a token is chosen, and which
+    let floats = 512 * (64 + 64 + 64 + 64 + 32 + 32 + 96); // x h q attended k v gate
+    let codes = 512 * ((64 + 64 + 96) + (2 + 2 + 3) * 8);
+    let partial = 8 * 4 * 3 * (16 + 2) + 8 * 4; // 3 blocks: not more than 3 splits
+    let inputs = 4 * 512 + 3 * 64 + 64 * 3; // of rows; spans and tables of sequences
     let turns = 2 * 3 * 128 * 8;
-    assert_eq!(workspace(&config, 10, 3), 4 * (floats + partial + inputs + turns) + codes);
+    let head = 32 * (64 + 100) + 32 + (6 + 2) * 32; // rows gathered, logits; which; how a token is chosen, and which
+    let whole = Part::whole(&config);
+    assert_eq!(workspace(&config, whole, 10, 3), 4 * (floats + partial + inputs + turns + head) + codes);
+    assert_eq!(workspace(&config, Part { ends: false, ..whole }, 10, 3), 4 * (floats + partial + inputs + turns) + codes);
     // a width that is no multiple of 32 has no codes, but for what attention gives
     config.dim = 60;
-    let codes = 8 * ((64 + 96) + (2 + 3) * 8);
-    assert_eq!(workspace(&config, 10, 3), 4 * (floats - 8 * 8 + partial + inputs + turns) + codes);
+    let codes = 512 * ((64 + 96) + (2 + 3) * 8);
+    let head = head - 32 * 4;
+    assert_eq!(workspace(&config, whole, 10, 3), 4 * (floats - 512 * 8 + partial + inputs + turns + head) + codes);
 }
 
 #[test]
 fn a_budget_fits_to_the_byte() {
     let shape = Shape::published("qwen3-8b-q4_k_m").unwrap();
     let (config, weights) = (&shape.config, shape.weights.total());
-    let wish = Wish { sequences: 3, positions: 1000 };
-    let exact = need(config, 36, weights, 82, wish).total();
-    let fit = budget(exact, config, weights, 82, wish).unwrap();
+    let wished = wish(3, 1000);
+    let exact = need(config, Part::whole(config), weights, 82, wished).total();
+    let fit = budget(exact, config, weights, 82, wished).unwrap();
     assert_eq!((fit.blocks, fit.need.kv), (24, 24 * 36 * 8 * 2 * 128 * 128 * 2));
     assert_eq!((fit.most_positions, fit.most_sequences), (1024, 3)); // blocks are whole
     let Err(Refusal::Context { needed, free, most_positions, most_sequences, .. }) =
-        budget(exact - 1, config, weights, 82, wish)
+        budget(exact - 1, config, weights, 82, wished)
     else {
         panic!("a byte too few")
     };
     assert_eq!((needed, free, most_positions, most_sequences), (exact, exact - 1, 896, 2));
-    let refused = budget(weights, config, weights, 82, wish).unwrap_err();
+    let refused = budget(weights, config, weights, 82, wished).unwrap_err();
     assert!(matches!(refused, Refusal::Weights { .. }) && refused.to_string().contains("smaller model"), "{refused}");
 }
 
@@ -52,15 +62,15 @@ fn a_budget_fits_to_the_byte() {
 fn impossible_wishes_are_refused_and_nothing_overflows() {
     let shape = Shape::published("qwen3-8b-q4_k_m").unwrap();
     for (sequences, positions) in [(0, 1), (1, 0), (1, 40_961), (u64::MAX, u64::MAX)] {
-        let refused = budget(1 << 40, &shape.config, 0, 82, Wish { sequences, positions }).unwrap_err();
+        let refused = budget(1 << 40, &shape.config, 0, 82, wish(sequences, positions)).unwrap_err();
         assert!(matches!(refused, Refusal::Wish { context: 40_960, .. }), "{refused}");
     }
     let mut config = shape.config;
     let huge = 1 << 30;
     (config.dim, config.hidden, config.vocab, config.layers, config.context) = (huge, huge, huge, huge, huge);
     (config.heads, config.kv_heads, config.head_dim) = (huge, huge, huge);
-    let wish = Wish { sequences: u64::MAX, positions: 1 << 30 };
-    assert!(budget(u64::MAX - 1, &config, u64::MAX, 170, wish).is_err());
+    let wished = wish(u64::MAX, 1 << 30);
+    assert!(budget(u64::MAX - 1, &config, u64::MAX, 170, wished).is_err());
 }
 
 #[test]
@@ -95,8 +105,8 @@ fn good_guesses_help_and_bad_ones_do_not() {
 #[test]
 fn two_gpus_hold_what_one_cannot() {
     let (places, shape) = ([place("rtx5090"), place("rtx5090")], Shape::published("llama3.3-70b-q4_k_m").unwrap());
-    let wish = Wish { sequences: 1, positions: 8192 };
-    let two = plan(&fit().unwrap().costs, &Request { places: &places, shape: &shape, wish, draft: None });
+    let wished = wish(1, 8192);
+    let two = plan(&fit().unwrap().costs, &Request { places: &places, shape: &shape, wish: wished, draft: None });
     assert!(two.fits() && two.devices.len() == 2, "{:?}", two.problem);
     assert_eq!((two.devices[0].layers[0], two.devices[1].layers[1]), (0, 80));
     assert_eq!(two.devices[0].layers[1], two.devices[1].layers[0]);

@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 
 use super::{
     Shared,
+    admission::Claim,
     error::{ErrorBody, Problem},
     models,
     upload::{Fields, Form},
@@ -65,9 +66,9 @@ pub(super) struct CoachForm {
         (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody),
     )
 )]
-pub(super) async fn coach(State(server): State<Shared>, request: HttpRequest) -> Result<Response, Problem> {
+pub(super) async fn coach(State(server): State<Shared>, claim: Claim, request: HttpRequest) -> Result<Response, Problem> {
     let form = Form::read(&server, request, &FIELDS).await?;
-    let place = server.admission.enter().await?;
+    let place = server.admission.enter(&claim).await?;
     let lesson = {
         let server = server.clone();
         work(move |_| lesson(&server, &form)).await?

@@ -57,6 +57,11 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the server failed; its log says why")
     }
 
+    /// The answer would come after its deadline.
+    pub(super) fn late() -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "deadline", "the request's deadline came before its answer")
+    }
+
     /// About one parameter.
     pub(super) fn of_param(self, param: impl Into<String>) -> Self {
         Self { param: Some(param.into()), ..self }

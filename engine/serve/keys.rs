@@ -3,7 +3,13 @@
 //! A key is 32 random bytes, shown once when it is made; the file keeps its SHA-256 alone. So many random bits need no slow hash, and
 //! a look-up by the hash takes the same time whatever of the key is right.
 
-use std::{collections::HashMap, num::NonZeroU32, path::Path, sync::Arc};
+use std::{
+    collections::HashMap,
+    num::NonZeroU32,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use axum::{
     extract::{Request, State},
@@ -16,7 +22,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Shared, error::Problem};
+use super::{Shared, admission::Priority, error::Problem};
 use crate::{Error, Result, manifest};
 
 /// What a key opens.
@@ -52,9 +58,23 @@ struct Entry {
     /// Of the key's text, lower-case hex.
     sha256: String,
     scopes: Vec<Scope>,
-    /// Requests a minute; 0: as many as there is room for.
     #[serde(default)]
-    per_minute: u32,
+    limits: Limits,
+}
+
+/// How often a key may be used, and how much its requests matter.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, clap::Args)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Requests a minute (0: as many as there is room for)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub per_minute: u32,
+    /// Requests in a day, from midnight UTC on (0: as many as there is room for)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub per_day: u32,
+    /// Its requests let all others go first
+    #[arg(long)]
+    pub batch: bool,
 }
 
 /// Whose key it is and what it opens.
@@ -62,7 +82,40 @@ struct Holder {
     name: Arc<str>,
     scopes: Vec<Scope>,
     limit: Option<DefaultDirectRateLimiter>,
+    day: Option<Day>,
+    priority: Priority,
 }
+
+/// Requests of a day.
+struct Day {
+    most: u32,
+    seen: Mutex<(u64, u32)>, // the day, counted from 1970, and its requests
+}
+
+impl Day {
+    fn new(most: u32) -> Option<Self> {
+        (most > 0).then(|| Self { most, seen: Mutex::default() })
+    }
+
+    /// Counts a request.
+    ///
+    /// # Errors
+    /// Seconds until the next day, where this one's are used up.
+    fn count(&self, now: u64) -> Result<(), u64> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.0 != now / DAY {
+            *seen = (now / DAY, 0);
+        }
+        if seen.1 == self.most {
+            return Err(DAY - now % DAY);
+        }
+        seen.1 += 1;
+        Ok(())
+    }
+}
+
+/// Seconds.
+const DAY: u64 = 86_400;
 
 /// The keys that are known; none: everybody may ask for everything.
 #[derive(Default)]
@@ -72,6 +125,7 @@ pub(super) struct Keys(Option<HashMap<[u8; 32], Holder>>);
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
     pub(super) name: Arc<str>,
+    pub(super) priority: Priority,
 }
 
 impl Keys {
@@ -96,8 +150,10 @@ impl Keys {
             if entry.scopes.is_empty() {
                 return Err(wrong(format!("key {:?} has no scopes: it opens nothing", entry.name)));
             }
-            let limit = NonZeroU32::new(entry.per_minute).map(|n| RateLimiter::direct(Quota::per_minute(n)));
-            let holder = Holder { name: entry.name.as_str().into(), scopes: entry.scopes, limit };
+            let limit = NonZeroU32::new(entry.limits.per_minute).map(|n| RateLimiter::direct(Quota::per_minute(n)));
+            let priority = if entry.limits.batch { Priority::Batch } else { Priority::Interactive };
+            let (name, day) = (entry.name.as_str().into(), Day::new(entry.limits.per_day));
+            let holder = Holder { name, scopes: entry.scopes, limit, day, priority };
             if holders.insert(hash, holder).is_some() {
                 return Err(wrong(format!("key {:?} is there twice", entry.name)));
             }
@@ -112,7 +168,7 @@ impl Keys {
 
     /// Who asks, if they may.
     fn admit(&self, headers: &HeaderMap, scope: Scope) -> Result<Caller, Problem> {
-        let Some(holders) = &self.0 else { return Ok(Caller { name: "anyone".into() }) };
+        let Some(holders) = &self.0 else { return Ok(Caller { name: "anyone".into(), priority: Priority::Interactive }) };
         let unknown = |code, message: &str| Problem::new(StatusCode::UNAUTHORIZED, code, message);
         let given = headers
             .get(header::AUTHORIZATION)
@@ -133,7 +189,13 @@ impl Keys {
             let many = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit", message);
             return Err(Problem { retry_after: Some(wait), ..many });
         }
-        Ok(Caller { name: holder.name.clone() })
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        if let Some(Err(wait)) = holder.day.as_ref().map(|day| day.count(now)) {
+            let message = format!("this API key has used up its requests of this day; try again in {wait} s");
+            let many = Problem::new(StatusCode::TOO_MANY_REQUESTS, "daily_quota", message);
+            return Err(Problem { retry_after: Some(wait), ..many });
+        }
+        Ok(Caller { name: holder.name.clone(), priority: holder.priority })
     }
 }
 
@@ -174,12 +236,12 @@ fn digest(hex: &str) -> Option<[u8; 32]> {
 ///
 /// # Errors
 /// [`Error::Internal`] when the system has no random numbers.
-pub fn new_key(name: &str, scopes: &[Scope], per_minute: u32) -> Result<(String, String)> {
+pub fn new_key(name: &str, scopes: &[Scope], limits: Limits) -> Result<(String, String)> {
     let mut random = [0; 32];
     getrandom::fill(&mut random).map_err(|e| Error::Internal(format!("random numbers: {e}")))?;
     let key = format!("ds-{}", URL_SAFE_NO_PAD.encode(random));
     let sha256 = Sha256::digest(&key).iter().map(|b| format!("{b:02x}")).collect();
-    let file = File { keys: vec![Entry { name: name.into(), sha256, scopes: scopes.into(), per_minute }] };
+    let file = File { keys: vec![Entry { name: name.into(), sha256, scopes: scopes.into(), limits }] };
     let entry = toml::to_string(&file).map_err(|e| Error::Internal(e.to_string()))?;
     Ok((key, entry))
 }
@@ -211,7 +273,8 @@ mod tests {
 
     #[test]
     fn a_key_opens_its_scopes_and_nothing_else() {
-        let (key, entry) = new_key("school", &[Scope::Chat, Scope::Coach], 2).unwrap();
+        let (key, entry) =
+            new_key("school", &[Scope::Chat, Scope::Coach], Limits { per_minute: 2, ..Limits::default() }).unwrap();
         assert!(!entry.contains(&key) && key.len() == 46, "{entry}");
         let keys = keys(&entry).unwrap();
         assert_eq!(&*keys.admit(&bearer(&key), Scope::Coach).unwrap().name, "school");
@@ -227,8 +290,17 @@ mod tests {
     }
 
     #[test]
+    fn a_day_has_its_requests_and_the_next_one_too() {
+        let day = Day::new(2).unwrap();
+        let at = 20_000 * DAY + 5;
+        assert_eq!([day.count(at), day.count(at), day.count(at)], [Ok(()), Ok(()), Err(DAY - 5)]);
+        assert_eq!(day.count(at + DAY), Ok(()));
+        assert!(Day::new(0).is_none());
+    }
+
+    #[test]
     fn what_is_wrong_in_a_file_of_keys_is_told() {
-        let (_, entry) = new_key("a", &[Scope::Chat], 0).unwrap();
+        let (_, entry) = new_key("a", &[Scope::Chat], Limits::default()).unwrap();
         for (text, wanted) in [
             (String::new(), "no key in it"),
             (entry.replace("scopes = [\"chat\"]", "scopes = []"), "opens nothing"),

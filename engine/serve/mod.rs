@@ -7,6 +7,7 @@
 mod admission;
 mod coach;
 mod connections;
+mod deadline;
 mod error;
 pub mod keys;
 mod metrics;
@@ -29,7 +30,7 @@ use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, MatchedPath, Request, State},
     http::{StatusCode, header},
-    middleware::{Next, from_fn_with_state},
+    middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -57,7 +58,7 @@ use crate::{Engine, Error, Result, manifest::Role};
 struct Server {
     engine: Engine,
     keys: Keys,
-    admission: Admission,
+    admission: Arc<Admission>,
     metrics: Metrics,
     state: AtomicU8, // a `State`
 }
@@ -199,6 +200,7 @@ fn routes(server: &Shared, settings: &Serve) -> Router {
         .layer(DefaultBodyLimit::max(usize::try_from(settings.body_mb.saturating_mul(1_000_000)).unwrap_or(usize::MAX)))
         .layer(RequestBodyTimeoutLayer::new(Duration::from_secs(settings.idle_seconds)))
         .layer(CatchPanicLayer::custom(|_| Problem::internal("a request panicked").into_response()))
+        .layer(from_fn(deadline::kept))
         .layer(from_fn_with_state(server.clone(), count))
         .layer(TraceLayer::new_for_http())
         .layer(PropagateRequestIdLayer::x_request_id())

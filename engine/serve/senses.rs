@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 
 use super::{
     Shared,
+    admission::Claim,
     error::{ErrorBody, Problem},
     models,
     upload::{Fields, Form},
@@ -63,9 +64,9 @@ struct Line<'a> {
         (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody),
     )
 )]
-pub(super) async fn pose(State(server): State<Shared>, request: Request) -> Result<Response, Problem> {
+pub(super) async fn pose(State(server): State<Shared>, claim: Claim, request: Request) -> Result<Response, Problem> {
     let form = Form::read(&server, request, &POSE).await?;
-    let place = server.admission.enter().await?;
+    let place = server.admission.enter(&claim).await?;
     let frames = {
         let (fps, limits) = (form.parsed::<f64>("fps", "0.1 to 240")?, server.engine.limits());
         let fps = fps.unwrap_or(limits.fps);
@@ -156,14 +157,14 @@ pub(super) struct FeaturesForm {
     request_body(content = FeaturesForm, content_type = "multipart/form-data"),
     responses((status = 200, body = Object), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody))
 )]
-pub(super) async fn features(State(server): State<Shared>, request: Request) -> Result<Response, Problem> {
+pub(super) async fn features(State(server): State<Shared>, claim: Claim, request: Request) -> Result<Response, Problem> {
     let form = Form::read(&server, request, &FEATURES).await?;
     let rate = form.parsed::<f64>("rate", "1 to 200")?.unwrap_or(timeline::RATE);
     if !(1.0..=200.0).contains(&rate) {
         return Err(Problem::invalid(format!("{rate} seen; 1 to 200 is allowed")).of_param("rate"));
     }
     let speech = form.parsed::<bool>("speech", "true or false")?.unwrap_or(true);
-    let place = server.admission.enter().await?;
+    let place = server.admission.enter(&claim).await?;
     let fused = work(move |cancel| {
         let _held = place;
         let mut clip = form.clip(("file", "audio"), &server.engine.limits())?;

@@ -5,9 +5,12 @@
 //! depth from iris). Sizes of the eye are those of the mean adult. Without calibration to the person the error is several degrees,
 //! more up and down than sideways: lids hide the iris, and where the corners lie about the eyeball differs between people.
 
-use super::head::{Point, axes, dot, eye, minus, point};
+use super::head::{dot, eye, minus, point};
 use crate::extract::Observed;
-use dreamseed_models::face::Face;
+use dreamseed_models::face::{
+    Face,
+    head::{HeadPose, Point},
+};
 
 /// Seen from the camera (0, 0 looks into it), and from the head: to the person's left and up are positive.
 pub(super) const COLUMNS: [&str; 4] = ["yaw", "pitch", "in_head.yaw", "in_head.pitch"];
@@ -29,9 +32,9 @@ const EYES: [[usize; 4]; 2] = [[33, 133, 159, 145], [263, 362, 386, 374]];
 
 /// Degrees in the order of [`COLUMNS`], the mean of both eyes. `None` without irises, with an eye closed, with the head turned
 /// far, or where the eyes do not agree.
-pub(super) fn direction(o: &Observed<Face>, f: &Face) -> Option<[f64; 4]> {
+pub(super) fn direction(o: &Observed<Face>, f: &Face, head: &HeadPose) -> Option<[f64; 4]> {
     let irises = f.irises?;
-    let [left, down, forward] = axes(o, f)?;
+    let [left, down, forward] = head.axes;
     if forward[2] > -TURNED.to_radians().cos() {
         return None;
     }
@@ -74,6 +77,7 @@ fn one(o: &Observed<Face>, f: &Face, iris: &[[f32; 2]; 5], corners: [usize; 4], 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dreamseed_models::face::head::mean_face;
 
     /// A face turned by `yaw` (to the person's left, degrees) whose eyes look `x` and `y` (camera's axes) from a 640 x 480 picture.
     fn face(yaw: f64, [x, y]: [f64; 2], lids: f64) -> Observed<Face> {
@@ -84,16 +88,16 @@ mod tests {
             let [x, y, z] = turned(at);
             mesh[i] = [(x / 640.0) as f32, (y / 480.0) as f32, (z / 640.0) as f32];
         };
-        put(10, [0.0, -80.0, 0.0]);
-        put(152, [0.0, 80.0, 0.0]);
+        mean_face().for_each(|(i, at, _)| put(i, at.map(|v| 100.0 * v)));
         let mut irises = [[[0f32; 2]; 5]; 2];
-        for (eye, middle) in [(0, -45.0), (1, 45.0)] {
-            let out = if eye == 0 { -15.0 } else { 15.0 };
-            let [outer, inner, upper, lower] = EYES[eye];
-            for (i, dx, dy) in [(outer, out, 0.0), (inner, -out, 0.0), (upper, 0.0, -lids), (lower, 0.0, lids)] {
-                put(i, [middle + dx, dy, 0.0]);
-            }
-            let [ex, ey, _] = turned([middle, -ABOVE * 30.0, DEPTH]); // one pixel a millimetre
+        for (eye, side) in [(0, -1.0), (1, 1.0)] {
+            // the corners as the mean face has them: 31 pixels apart, the inner one nearer to the camera
+            let middle = [34.58 * side, 0.55, -2.97];
+            let [_, _, upper, lower] = EYES[eye];
+            put(upper, [middle[0], middle[1] - lids, middle[2]]);
+            put(lower, [middle[0], middle[1] + lids, middle[2]]);
+            let width = 30.84f64.hypot(1.1).hypot(5.94);
+            let [ex, ey, _] = turned([middle[0], middle[1] - ABOVE * width, middle[2] + DEPTH]); // one pixel a millimetre
             let edge = [[0.0, 0.0], [-IRIS / 2.0, 0.0], [0.0, -IRIS / 2.0], [IRIS / 2.0, 0.0], [0.0, IRIS / 2.0]];
             irises[eye] =
                 edge.map(|[dx, dy]| [((ex + RADIUS * x + dx) / 640.0) as f32, ((ey + RADIUS * y + dy) / 480.0) as f32]);
@@ -103,7 +107,7 @@ mod tests {
     }
 
     fn seen(o: &Observed<Face>) -> Option<[f64; 4]> {
-        direction(o, &o.found[0])
+        direction(o, &o.found[0], &HeadPose::of(&o.found[0], o.width, o.height)?)
     }
 
     #[test]

@@ -8,18 +8,19 @@ use crate::extract::Observed;
 use dreamseed_models::face::{
     EXPRESSIONS, Face,
     expression::{self, Measures},
+    head::{HeadPose, Point},
 };
-
-pub(super) type Point = [f64; 3];
 
 /// Columns `face.EXPRESSION` (probability, of mesh and net together: [`expression::judge`]), `face.unsure` (1 where none of them can
 /// be told), `face.mouth_open`, `face.mouth_width`, `face.corner_lift`, `face.brow_raise`, `face.brow_gap` (all over the distance of
 /// the outer eye corners), `face.eye_open` (height over width, mean of both eyes; Soukupova and Cech 2016), `head.yaw`, `head.pitch`,
-/// `head.roll` (deg), and those of [`gaze`]. Yaw is positive to the person's left, pitch up, roll towards the person's left shoulder.
-/// The axes are those of the mesh (eye corners, forehead to chin), so a straight look has a pitch of a few degrees that differs
-/// between people.
+/// `head.roll` (deg), `head.scale` (pixels from one outer eye corner to the other, were the face seen straight on), and those of
+/// [`gaze`]. Yaw is positive to the person's left, pitch up, roll towards the person's left shoulder, all by [`HeadPose`]. Where the
+/// line from forehead to chin is upright the pitch is 0, so a straight look has one of a few degrees that differs between people.
 pub(super) fn columns(track: &[Observed<Face>], grid: Grid) -> Vec<Column> {
-    let shapes: Vec<Option<Measures>> = track.iter().map(|o| measures(o, o.found.first()?)).collect();
+    let heads: Vec<Option<HeadPose>> = track.iter().map(|o| HeadPose::of(o.found.first()?, o.width, o.height)).collect();
+    let seen = track.iter().zip(&heads);
+    let shapes: Vec<Option<Measures>> = seen.map(|(o, head)| measures(o, o.found.first()?, head.as_ref()?)).collect();
     let usual = usual(&shapes);
     let judged: Vec<_> = track
         .iter()
@@ -38,12 +39,15 @@ pub(super) fn columns(track: &[Observed<Face>], grid: Grid) -> Vec<Column> {
     for (name, get) in MEASURES {
         add(format!("face.{name}"), "1", &|i| Some(f64::from(get(&shapes[i]?))));
     }
-    let first = |i: usize| Some((&track[i], track[i].found.first()?));
     for (k, name) in ["yaw", "pitch", "roll"].iter().enumerate() {
-        add(format!("head.{name}"), "deg", &|i| first(i).and_then(|(o, f)| Some(pointing(o, f)?[k])));
+        add(format!("head.{name}"), "deg", &|i| Some(heads[i]?.angles()[k]));
     }
+    add("head.scale".into(), "px", &|i| Some(heads[i]?.scale));
     for (k, name) in gaze::COLUMNS.iter().enumerate() {
-        add(format!("gaze.{name}"), "deg", &|i| first(i).and_then(|(o, f)| Some(gaze::direction(o, f)?[k])));
+        add(format!("gaze.{name}"), "deg", &|i| {
+            let o = &track[i];
+            Some(gaze::direction(o, o.found.first()?, heads[i].as_ref()?)?[k])
+        });
     }
     columns
 }
@@ -72,8 +76,8 @@ fn usual(shapes: &[Option<Measures>]) -> Measures {
 }
 
 /// The measures of the mesh; all are lengths in space or along the face's own axes, so that turning the head does not change them.
-fn measures(o: &Observed<Face>, f: &Face) -> Option<Measures> {
-    let [_, down, _] = axes(o, f)?;
+fn measures(o: &Observed<Face>, f: &Face, head: &HeadPose) -> Option<Measures> {
+    let [_, down, _] = head.axes;
     let middle = |a: usize, b: usize| {
         let (a, b) = (point(o, f, a)?, point(o, f, b)?);
         Some([0, 1, 2].map(|i| (a[i] + b[i]) / 2.0))
@@ -107,11 +111,6 @@ pub(super) fn dot(a: Point, b: Point) -> f64 {
     a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 }
 
-fn unit(a: Point) -> Option<Point> {
-    let n = dot(a, a).sqrt();
-    (n > 1e-9).then(|| a.map(|v| v / n))
-}
-
 fn distance(o: &Observed<Face>, f: &Face, a: usize, b: usize) -> Option<f64> {
     let d = minus(point(o, f, a)?, point(o, f, b)?);
     Some(dot(d, d).sqrt())
@@ -135,67 +134,43 @@ pub(super) fn eye(o: &Observed<Face>, f: &Face, [outer, inner, upper, lower]: [u
     Some(distance(o, f, upper, lower)? / width)
 }
 
-/// The axes of the mesh in the camera's (x right, y down, z away from it): to the person's left, down, and forward.
-pub(super) fn axes(o: &Observed<Face>, f: &Face) -> Option<[Point; 3]> {
-    let x = unit(minus(point(o, f, 263)?, point(o, f, 33)?))?;
-    let down = minus(point(o, f, 152)?, point(o, f, 10)?);
-    let along = dot(down, x);
-    let y = unit([0, 1, 2].map(|i| down[i] - along * x[i]))?;
-    let back = [x[1] * y[2] - x[2] * y[1], x[2] * y[0] - x[0] * y[2], x[0] * y[1] - x[1] * y[0]];
-    Some([x, y, back.map(|v| -v)])
-}
-
-/// [yaw, pitch, roll] in degrees.
-fn pointing(o: &Observed<Face>, f: &Face) -> Option<[f64; 3]> {
-    let [x, _, forward] = axes(o, f)?;
-    // Turn = roll * yaw * pitch: the line of the eyes tells roll and yaw, what is left of the look after the roll the pitch.
-    let roll = x[1].atan2(x[0]);
-    let lowered = forward[1] * roll.cos() - forward[0] * roll.sin();
-    let degrees = [x[2].atan2(x[0].hypot(x[1])), -lowered.clamp(-1.0, 1.0).asin(), roll];
-    Some(degrees.map(f64::to_degrees))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dreamseed_models::face::head::mean_face;
 
-    /// A flat face of 100 pixels, turned about the vertical, then tilted, then rolled.
+    /// A mean face, 100 pixels from eye to eye, turned about the vertical, then tilted, then rolled.
     fn face(yaw: f64, pitch: f64, roll: f64, mouth: f64) -> Observed<Face> {
         let mut mesh = vec![[0f32; 3]; 468];
-        let mut put = |i: usize, x: f64, y: f64| {
-            let (s, c) = pitch.to_radians().sin_cos();
-            let (x, y, z) = (x, y * c, y * s);
+        let mut put = |i: usize, [x, y, z]: Point| {
+            let (s, c) = (-pitch).to_radians().sin_cos();
+            let (y, z) = (y * c - z * s, y * s + z * c);
             let (s, c) = yaw.to_radians().sin_cos();
-            let (x, y, z) = (x * c - z * s, y, z * c + x * s);
+            let (x, z) = (x * c - z * s, z * c + x * s);
             let (s, c) = roll.to_radians().sin_cos();
             let (x, y) = (x * c - y * s, x * s + y * c);
             mesh[i] = [((200.0 + x) / 640.0) as f32, ((150.0 + y) / 480.0) as f32, (z / 640.0) as f32];
         };
-        let points: [(usize, f64, f64); 18] = [
-            (61, -30.0, 40.0 + mouth / 2.0),
-            (291, 30.0, 40.0 + mouth / 2.0),
-            (55, -14.0, -45.0),
-            (285, 14.0, -45.0),
-            (33, -50.0, -20.0),
-            (133, -20.0, -20.0),
-            (362, 20.0, -20.0),
-            (263, 50.0, -20.0),
-            (10, 0.0, -80.0),
-            (152, 0.0, 80.0),
-            (13, 0.0, 40.0),
-            (14, 0.0, 40.0 + mouth),
-            (105, -35.0, -45.0),
-            (334, 35.0, -45.0),
-            (159, -35.0, -25.0),
-            (145, -35.0, -15.0),
-            (386, 35.0, -25.0),
-            (374, 35.0, -15.0),
-        ];
-        for (i, x, y) in points {
-            put(i, x, y);
+        let rigid: std::collections::HashMap<usize, Point> = mean_face().map(|(i, at, _)| (i, at.map(|v| 100.0 * v))).collect();
+        rigid.iter().for_each(|(i, at)| put(*i, *at));
+        for (side, [outer, inner, brow, upper, lower]) in [(-1.0, [33, 133, 105, 159, 145]), (1.0, [263, 362, 334, 386, 374])] {
+            let middle = [0, 1, 2].map(|k| (rigid[&outer][k] + rigid[&inner][k]) / 2.0);
+            let width = distance(rigid[&outer], rigid[&inner]);
+            put(brow, [middle[0], middle[1] - 25.0, middle[2]]);
+            put(upper, [middle[0], middle[1] - width / 6.0, middle[2]]);
+            put(lower, [middle[0], middle[1] + width / 6.0, middle[2]]);
+            put(if side < 0.0 { 55 } else { 285 }, [14.0 * side, -25.0, -20.0]);
+            put(if side < 0.0 { 61 } else { 291 }, [30.0 * side, 60.0 + mouth / 2.0, -25.0]);
         }
+        put(13, [0.0, 60.0, -35.0]);
+        put(14, [0.0, 60.0 + mouth, -35.0]);
         let found = vec![Face { score: 1.0, mesh, expression: Some([0.0, 0.0, 0.0, 0.2, 0.0, 0.0, 0.8]), ..Face::default() }];
         Observed { t: 0.0, width: 640, height: 480, found }
+    }
+
+    fn distance(a: Point, b: Point) -> f64 {
+        let d = minus(a, b);
+        dot(d, d).sqrt()
     }
 
     #[test]
@@ -206,11 +181,12 @@ mod tests {
             let get = |name: &str| f64::from(columns.iter().find(|c| c.name == name).unwrap().values[0].unwrap());
             let near = |name: &str, want: f64| assert!((get(name) - want).abs() < 0.01, "{name} {} {want}", get(name));
             near("head.yaw", yaw);
-            near("head.pitch", -pitch); // the chin goes back: it looks down
+            near("head.pitch", pitch);
+            near("head.scale", 100.0);
             near("head.roll", roll);
             near("face.mouth_open", 0.1);
             near("face.brow_raise", 0.25);
-            near("face.eye_open", 10.0 / 30.0);
+            near("face.eye_open", 1.0 / 3.0);
             near("face.mouth_width", 0.6);
             near("face.corner_lift", 0.0);
             near("face.brow_gap", 0.28);

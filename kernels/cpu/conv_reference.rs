@@ -24,7 +24,7 @@ fn pairs(w: &Window) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
     })
 }
 
-fn conv(w: &Window, x: &[f32], weights: &[f32], bias: &[f32]) -> Vec<f64> {
+pub(crate) fn conv(w: &Window, x: &[f32], weights: &[f32], bias: &[f32]) -> Vec<f64> {
     let (n, c) = (w.output[2], w.input[2]);
     let mut out: Vec<f64> = (0..w.output_len()).map(|i| bias.get(i % n).map_or(0.0, |&b| f64::from(b))).collect();
     for (o, t, i) in pairs(w) {
@@ -36,7 +36,7 @@ fn conv(w: &Window, x: &[f32], weights: &[f32], bias: &[f32]) -> Vec<f64> {
     out
 }
 
-fn depthwise(w: &Window, x: &[f32], weights: &[f32], bias: &[f32]) -> Vec<f64> {
+pub(crate) fn depthwise(w: &Window, x: &[f32], weights: &[f32], bias: &[f32]) -> Vec<f64> {
     let c = w.input[2];
     let mut out: Vec<f64> = (0..w.output_len()).map(|i| bias.get(i % c).map_or(0.0, |&b| f64::from(b))).collect();
     for (o, t, i) in pairs(w) {
@@ -47,7 +47,7 @@ fn depthwise(w: &Window, x: &[f32], weights: &[f32], bias: &[f32]) -> Vec<f64> {
     out
 }
 
-fn pooling(w: &Window, x: &[f32], reduce: Reduce) -> Vec<f64> {
+pub(crate) fn pooling(w: &Window, x: &[f32], reduce: Reduce) -> Vec<f64> {
     let c = w.input[2];
     let mut out = vec![(if reduce == Reduce::Max { f64::NEG_INFINITY } else { 0.0 }, 0.0); w.output_len()];
     for (o, _, i) in pairs(w) {
@@ -61,7 +61,7 @@ fn pooling(w: &Window, x: &[f32], reduce: Reduce) -> Vec<f64> {
     out.into_iter().map(|(v, n)| if reduce == Reduce::Max { v } else { v / n }).collect()
 }
 
-fn resize(input: [usize; 3], size: [usize; 2], centres: Centres, x: &[f32]) -> Vec<f64> {
+pub(crate) fn resize(input: [usize; 3], size: [usize; 2], centres: Centres, x: &[f32]) -> Vec<f64> {
     let [h, w, c] = input;
     let at = |o: usize, from: usize, to: usize| {
         let scale = match centres {
@@ -90,7 +90,7 @@ fn act(act: &Act, v: f64, c: usize) -> f64 {
     }
 }
 
-fn finish(finish: &Finish, residual: Option<Residual>, channels: usize, sums: &mut [f64]) {
+pub(crate) fn finish(finish: &Finish, residual: Option<Residual>, channels: usize, sums: &mut [f64]) {
     for (i, v) in sums.iter_mut().enumerate() {
         let (pixel, c) = (i / channels, i % channels);
         let extra = residual.filter(|r| c < r.channels).map_or(0.0, |r| f64::from(r.data[pixel * r.channels + c]));
@@ -98,7 +98,7 @@ fn finish(finish: &Finish, residual: Option<Residual>, channels: usize, sums: &m
     }
 }
 
-fn noise(seed: u64, n: usize) -> Vec<f32> {
+pub(crate) fn noise(seed: u64, n: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -116,7 +116,7 @@ fn close(seen: &[f32], wanted: &[f64], terms: usize, what: &str) {
 }
 
 /// A finish and a residual of each kind.
-fn finishes(channels: usize) -> Vec<(Finish, Option<usize>)> {
+pub(crate) fn finishes(channels: usize) -> Vec<(Finish, Option<usize>)> {
     let prelu = Act::Prelu(noise(9, channels));
     let relu6 = Act::Clamp(0.0, 6.0);
     vec![
@@ -192,10 +192,10 @@ fn compare_depthwise(w: &Window, seed: u64) {
 }
 
 /// Input, kernel, stride, dilation, padding.
-type Geometry = ([usize; 3], [usize; 2], [usize; 2], [usize; 2], Padding);
+pub(crate) type Geometry = ([usize; 3], [usize; 2], [usize; 2], [usize; 2], Padding);
 
 /// Geometries that networks use, and odd ones.
-fn geometries() -> Vec<Geometry> {
+pub(crate) fn geometries() -> Vec<Geometry> {
     vec![
         ([7, 9, 3], [3, 3], [2, 2], [1, 1], Padding::Same),
         ([8, 20, 3], [5, 5], [2, 2], [1, 1], Padding::Same),

@@ -4,7 +4,7 @@ pub mod attention;
 pub mod block;
 pub mod conv;
 #[cfg(test)]
-mod conv_reference;
+pub(crate) mod conv_reference;
 pub mod dense;
 pub mod depthwise;
 pub mod elementwise;

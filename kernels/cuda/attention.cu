@@ -1,24 +1,6 @@
-// Attention over paged keys and values.
-//
-// A block of the store holds 128 positions of all layers; of a head, keys lie as (head_dim / 8, 128, 8), so that threads that
-// take a position each read consecutive 16 bytes, and values as (128, head_dim).
-#include "common.cuh"
-
-constexpr int POSITIONS = 128; // of a block of the store, and threads of a thread block
-
-struct Store {
-    __half* data;
-    const int* tables; // (m, table) blocks of each row's sequence
-    int table;         // length of a row of tables
-    size_t block;      // elements of a block
-    size_t head;       // elements of a head of a layer in it
-    int layer, kv_heads, head_dim;
-};
-
-__device__ __forceinline__ __half* head_of(const Store& s, int row, int position, int kv_head) {
-    const size_t block = s.tables[(size_t)row * s.table + position / POSITIONS];
-    return s.data + block * s.block + (size_t)(s.layer * s.kv_heads + kv_head) * s.head;
-}
+// Keys and values to the paged store, and attention of single rows over it: decode.
+#include "few.cuh"
+#include "store.cuh"
 
 struct RopeAppend {
     float *q, *k;          // (m, heads, head_dim), (m, kv_heads, head_dim)
@@ -31,6 +13,31 @@ struct RopeAppend {
     float eps;
     Store store;
 };
+
+// 32 elements of a warp in 8 bits by their largest, rounded as `quantized` of cpu/kv.rs does.
+__device__ __forceinline__ int8_t eight_bits(float v, __half* scale) {
+    const float most = warp_max(fabsf(v)), inverse = most == 0.0f ? 0.0f : 127.0f / most;
+    if ((threadIdx.x & 31) == 0) *scale = __float2half_rn(most / 127.0f);
+    return (int8_t)(int)roundf(v * inverse);
+}
+
+// Element e of a key and of a value to their place in a head of a block, whose position is `at`. By whole warps, e from a multiple of
+// 32 on; those past the head are zeros.
+__device__ __forceinline__ void append(int kind, int dim, uint8_t* head, int at, int e, float key, float value) {
+    const Layout l = layout_of(kind, dim);
+    if (kind == HALVES) {
+        if (e >= dim) return;
+        ((__half*)head)[((size_t)(e / 8) * POSITIONS + at) * 8 + e % 8] = __float2half_rn(key);
+        ((__half*)(head + l.values))[(size_t)at * dim + e] = __float2half_rn(value);
+        return;
+    }
+    const int scale = e / SUB * POSITIONS + at;
+    const int8_t k = eight_bits(key, (__half*)(head + l.key_scales) + scale);
+    const int8_t v = eight_bits(value, (__half*)(head + l.value_scales) + scale);
+    if (e >= dim) return;
+    ((int8_t*)head)[((size_t)(e / 16) * POSITIONS + at) * 16 + e % 16] = k;
+    ((int8_t*)(head + l.values))[(size_t)at * dim + e] = v;
+}
 
 // Norm of the heads, rotary embedding, then keys and values to the store. Grid (heads + kv_heads, m), 128 threads.
 extern "C" __global__ void __launch_bounds__(128) rope_append(const __grid_constant__ RopeAppend a) {
@@ -52,10 +59,12 @@ extern "C" __global__ void __launch_bounds__(128) rope_append(const __grid_const
     __syncthreads();
     const int pairs = a.rotary / 2;
     const float *c = a.cos + (size_t)a.turns[i] * pairs, *s = a.sin + (size_t)a.turns[i] * pairs;
-    __half* keys = query ? nullptr : head_of(a.store, i, position, kv);
+    uint8_t* to = query ? nullptr : head_of(a.store, a.store.sequences[i], position, kv);
     const int at = position % POSITIONS;
-    for (int e = threadIdx.x; e < dim; e += blockDim.x) {
-        float v = row[e];
+    const float* value = a.v + ((size_t)i * a.store.kv_heads + kv) * dim;
+    // whole warps: 32 elements find their scale together
+    for (int e = threadIdx.x; e < (dim + 31) / 32 * 32; e += blockDim.x) {
+        float v = e < dim ? row[e] : 0.0f;
         if (e < a.rotary) {
             const int p = a.interleaved ? e / 2 : e % pairs;
             const bool second = a.interleaved ? e & 1 : e >= pairs;
@@ -63,14 +72,62 @@ extern "C" __global__ void __launch_bounds__(128) rope_append(const __grid_const
             v = second ? v * c[p] + other * s[p] : v * c[p] - other * s[p];
         }
         if (query) {
-            x[e] = v;
+            if (e < dim) x[e] = v;
         } else {
-            keys[((size_t)(e / 8) * POSITIONS + at) * 8 + e % 8] = __float2half_rn(v);
-            keys[(size_t)POSITIONS * dim + (size_t)at * dim + e] =
-                __float2half_rn(a.v[((size_t)i * a.store.kv_heads + kv) * dim + e]);
+            append(a.store.kind, dim, to, at, e, v, e < dim ? value[e] : 0.0f);
         }
     }
 }
+
+// Keys and values of a sequence in halves, as they lie.
+template <int DIM_> struct Halves {
+    static constexpr int DIM = DIM_;
+    const Store& store;
+    int sequence, kv, low, high; // positions outside low..high may hold anything: their values are zeros
+    const uint8_t* head;
+    int position, in; // where the warp is, and in its block
+
+    __device__ __forceinline__ void at(int p) {
+        head = head_of(store, sequence, p, kv), position = p, in = p % POSITIONS;
+    }
+
+    __device__ __forceinline__ bool has(int i, int e) const { return e < DIM && position + i >= low && position + i < high; }
+
+    __device__ __forceinline__ uint4 key(int i, int e) const {
+        return e < DIM ? __ldg((const uint4*)head + e / 8 * POSITIONS + in + i) : make_uint4(0, 0, 0, 0);
+    }
+
+    __device__ __forceinline__ uint4 value(int i, int e) const {
+        const uint8_t* values = head + layout_of(HALVES, DIM).values;
+        return has(i, e) ? __ldg((const uint4*)(values + ((in + i) * DIM + e) * 2)) : make_uint4(0, 0, 0, 0);
+    }
+};
+
+// Keys and values of a sequence in 8 bits, as halves.
+template <int DIM_> struct Bytes : Halves<DIM_> {
+    static constexpr int DIM = DIM_;
+
+    __device__ __forceinline__ static uint4 halves(uint2 codes, const uint8_t* scale) {
+        const __half2 by = __half2half2(*(const __half*)scale);
+        const __half2 pairs[4] = {__hmul2(code_pair(codes.x, 0), by), __hmul2(code_pair(codes.x, 1), by),
+                                  __hmul2(code_pair(codes.y, 0), by), __hmul2(code_pair(codes.y, 1), by)};
+        return *(const uint4*)pairs;
+    }
+
+    __device__ __forceinline__ uint4 key(int i, int e) const {
+        if (e >= DIM) return make_uint4(0, 0, 0, 0);
+        const int p = this->in + i;
+        const uint2 codes = __ldg((const uint2*)(this->head + (e / 16 * POSITIONS + p) * 16 + e % 16));
+        return halves(codes, this->head + layout_of(BYTES, DIM).key_scales + (e / SUB * POSITIONS + p) * 2);
+    }
+
+    __device__ __forceinline__ uint4 value(int i, int e) const {
+        if (!this->has(i, e)) return make_uint4(0, 0, 0, 0);
+        const int p = this->in + i;
+        constexpr Layout l = layout_of(BYTES, DIM);
+        return halves(__ldg((const uint2*)(this->head + l.values + p * DIM + e)), this->head + l.value_scales + (e / SUB * POSITIONS + p) * 2);
+    }
+};
 
 struct Attend {
     const float* q;       // (m, heads, head_dim)
@@ -78,138 +135,74 @@ struct Attend {
     int heads, window;    // window: positions seen at most, 0: all
     float scale;
     float* partial; // (m, heads, splits, head_dim + 2): largest score, sum, weighted values
-    int* counters;  // (m, kv_heads), zero before and after
+    int* counters;  // (m, grid's second axis), zero before and after
     float* out;     // (m, heads, head_dim)
     int8_t* out_q;  // the same in 8 bits
     float2* out_scale;
     Store store;
 };
 
-constexpr int GROUP = 16; // query heads that share a key head, at most
+// What the parts of a row's context gave for a head, put together by a warp. `parts`: (splits, DIM + 2).
+template <int DIM> __device__ __forceinline__ void merge(const Attend& a, const volatile float* parts, int splits, size_t at) {
+    const int lane = threadIdx.x & 31;
+    float most = -INFINITY, sum = 0.0f;
+    for (int s = 0; s < splits; s++) most = fmaxf(most, parts[(size_t)s * (DIM + 2)]);
+    for (int s = 0; s < splits; s++) sum += parts[(size_t)s * (DIM + 2) + 1] * exp2_fast(parts[(size_t)s * (DIM + 2)] - most);
+#pragma unroll
+    for (int j = 0; j < (DIM + 31) / 32; j++) {
+        const int e = 32 * j + lane;
+        float v = 0.0f;
+        if (e < DIM)
+            for (int s = 0; s < splits; s++) v += parts[(size_t)s * (DIM + 2) + 2 + e] * exp2_fast(parts[(size_t)s * (DIM + 2)] - most);
+        v /= sum;
+        if (e < DIM) a.out[at + e] = v;
+        if (DIM % 32 == 0) quantize_unit(v, a.out_q + at + 32 * j, a.out_scale + at / 32 + j);
+    }
+}
 
 // One row's attention over all positions before it, split over the grid's first axis: each thread block takes every splits-th
-// block of the store, and the last one to finish puts the parts together. Grid (splits, kv_heads, m), 128 threads.
-template <int DIM> __device__ void attend(const Attend& a) {
-    extern __shared__ __align__(16) float memory[];
-    constexpr int EACH = (DIM + 31) / 32;
-    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-    const int split = blockIdx.x, splits = gridDim.x, kv = blockIdx.y, row = blockIdx.z;
-    const int group = a.heads / a.store.kv_heads, first_head = kv * group;
-    float* q = memory;                       // (group, DIM)
-    float* scores = q + group * DIM;         // (group, 128)
-    float* sums = scores + group * POSITIONS; // (4 warps, group, DIM)
-    __shared__ float largest[GROUP], total[GROUP], shrink[GROUP];
+// block of the store, and the last one to finish puts the parts together. Grid (splits, kv_heads * parts of eight query heads, m), 128
+// threads.
+template <class SOURCE> __device__ void attend(const Attend& a) {
+    extern __shared__ __align__(16) uint8_t shared[];
     __shared__ bool last;
+    constexpr int DIM = SOURCE::DIM;
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    const int split = blockIdx.x, splits = gridDim.x, row = blockIdx.z;
+    const int group = a.heads / a.store.kv_heads, eights = (group + FEW_ROWS - 1) / FEW_ROWS, kv = blockIdx.y / eights;
+    const int skipped = blockIdx.y % eights * FEW_ROWS, rows = min(FEW_ROWS, group - skipped);
+    const size_t head = (size_t)row * a.heads + kv * group + skipped;
     const int end = a.positions[row] + 1;
     if (end <= 0) return;
     const int begin = a.window ? max(end - a.window, 0) : 0;
-    const float* from = a.q + ((size_t)row * a.heads + first_head) * DIM;
-    for (int i = threadIdx.x; i < group * DIM; i += blockDim.x) q[i] = from[i] * a.scale;
-    for (int i = threadIdx.x; i < 4 * group * DIM; i += blockDim.x) sums[i] = 0.0f;
-    if (threadIdx.x < group) largest[threadIdx.x] = -INFINITY, total[threadIdx.x] = 0.0f;
-    __syncthreads();
-    const int blocks = (end + POSITIONS - 1) / POSITIONS;
-    for (int b = begin / POSITIONS + split; b < blocks; b += splits) {
-        const __half* keys = head_of(a.store, row, b * POSITIONS, kv);
-        const __half* values = keys + (size_t)POSITIONS * DIM;
-        const int position = b * POSITIONS + threadIdx.x;
-        const bool seen = position >= begin && position < end;
-        for (int h = 0; h < group; h++) {
-            float s = 0.0f;
-            if (seen) {
-#pragma unroll 4
-                for (int e = 0; e < DIM / 8; e++) {
-                    const uint4 word = *(const uint4*)(keys + ((size_t)e * POSITIONS + threadIdx.x) * 8);
-                    const __half2* pairs = (const __half2*)&word;
-#pragma unroll
-                    for (int j = 0; j < 4; j++) {
-                        const float2 v = __half22float2(pairs[j]);
-                        s += v.x * q[h * DIM + 8 * e + 2 * j] + v.y * q[h * DIM + 8 * e + 2 * j + 1];
-                    }
-                }
-            }
-            scores[h * POSITIONS + threadIdx.x] = seen ? s : -INFINITY;
-        }
-        __syncthreads();
-        for (int h = warp; h < group; h += 4) {
-            float m = largest[h];
-#pragma unroll
-            for (int j = 0; j < 4; j++) m = fmaxf(m, scores[h * POSITIONS + 32 * j + lane]);
-            m = warp_max(m);
-            float sum = 0.0f;
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                float& s = scores[h * POSITIONS + 32 * j + lane];
-                s = __expf(s - m);
-                sum += s;
-            }
-            sum = warp_sum(sum);
-            if (lane == 0) {
-                shrink[h] = __expf(largest[h] - m);
-                total[h] = total[h] * shrink[h] + sum;
-                largest[h] = m;
-            }
-        }
-        __syncthreads();
-        const int count = min(POSITIONS, end - b * POSITIONS);
-        for (int h = 0; h < group; h++) {
-            float sum[EACH] = {};
-            for (int p = warp; p < count; p += 4) {
-                const float weight = scores[h * POSITIONS + p];
-                if (weight == 0.0f) continue; // before the window: what lies there may be anything
-#pragma unroll
-                for (int j = 0; j < EACH; j++)
-                    if (32 * j + lane < DIM) sum[j] += weight * __half2float(values[(size_t)p * DIM + 32 * j + lane]);
-            }
-            float* into = sums + (warp * group + h) * DIM;
-#pragma unroll
-            for (int j = 0; j < EACH; j++)
-                if (32 * j + lane < DIM) into[32 * j + lane] = into[32 * j + lane] * shrink[h] + sum[j];
-        }
-        __syncthreads();
+    uint4* queries = (uint4*)shared;
+    Few<SOURCE>::load(queries, a.scale * LOG2E, DIM, [&](int r) { return r < rows ? a.q + (head + r) * DIM : nullptr; });
+    SOURCE source{a.store, a.store.sequences[row], kv, begin, end};
+    Few<SOURCE> few;
+    for (int b = begin / POSITIONS + split; b * POSITIONS < end; b += splits) {
+        const int p = b * POSITIONS + warp * FEW_KEYS;
+        if (p < end && p + FEW_KEYS > begin) few.take(source, queries, p, begin, lane / 4 < rows ? end : 0);
     }
-    float* part = a.partial + (((size_t)row * a.heads + first_head) * splits + split) * (DIM + 2);
-    const size_t next_head = (size_t)splits * (DIM + 2);
-    for (int i = threadIdx.x; i < group * DIM; i += blockDim.x) {
-        float v = 0.0f;
-#pragma unroll
-        for (int w = 0; w < 4; w++) v += sums[w * group * DIM + i];
-        part[(i / DIM) * next_head + 2 + i % DIM] = v;
-    }
-    if (threadIdx.x < group) {
-        part[threadIdx.x * next_head] = largest[threadIdx.x];
-        part[threadIdx.x * next_head + 1] = total[threadIdx.x];
-    }
+    const size_t next = (size_t)splits * (DIM + 2);
+    few.finish((float*)shared, rows, [&](int r, float most, float sum, int e, float v) {
+        float* part = a.partial + (head + r) * next + split * (DIM + 2);
+        part[2 + e] = v;
+        if (e == 0) part[0] = most, part[1] = sum;
+    });
     __threadfence();
     __syncthreads();
-    int* counter = a.counters + (size_t)row * a.store.kv_heads + kv;
+    int* counter = a.counters + (size_t)row * gridDim.y + blockIdx.y;
     if (threadIdx.x == 0) last = atomicAdd(counter, 1) == splits - 1;
     __syncthreads();
     if (!last) return;
     __threadfence();
     if (threadIdx.x == 0) *counter = 0; // for the next step
-    const float* parts = a.partial + ((size_t)row * a.heads + first_head) * next_head;
-    for (int h = warp; h < group; h += 4, __syncwarp()) {
-        const volatile float* mine = parts + h * next_head;
-        float m = -INFINITY, sum = 0.0f;
-        for (int s = 0; s < splits; s++) m = fmaxf(m, mine[(size_t)s * (DIM + 2)]);
-        for (int s = 0; s < splits; s++) sum += mine[(size_t)s * (DIM + 2) + 1] * __expf(mine[(size_t)s * (DIM + 2)] - m);
-#pragma unroll
-        for (int j = 0; j < EACH; j++) {
-            const int e = 32 * j + lane;
-            float v = 0.0f;
-            if (e < DIM)
-                for (int s = 0; s < splits; s++) v += mine[(size_t)s * (DIM + 2) + 2 + e] * __expf(mine[(size_t)s * (DIM + 2)] - m);
-            v /= sum;
-            const size_t at = ((size_t)row * a.heads + first_head + h) * DIM;
-            if (e < DIM) a.out[at + e] = v;
-            if (DIM % 32 == 0) quantize_unit(v, a.out_q + at + 32 * j, a.out_scale + at / 32 + j);
-        }
-    }
+    for (int r = warp; r < rows; r += 4, __syncwarp()) merge<DIM>(a, a.partial + (head + r) * next, splits, (head + r) * DIM);
 }
 
-#define ATTEND(DIM) \
-    extern "C" __global__ void __launch_bounds__(128, 4) attend_##DIM(const __grid_constant__ Attend a) { attend<DIM>(a); }
+#define ATTEND(DIM)                                                                                                             \
+    extern "C" __global__ void __launch_bounds__(128) attend_##DIM(const __grid_constant__ Attend a) { attend<Halves<DIM>>(a); } \
+    extern "C" __global__ void __launch_bounds__(128) attend_##DIM##_q8(const __grid_constant__ Attend a) { attend<Bytes<DIM>>(a); }
 ATTEND(16)
 ATTEND(32)
 ATTEND(64)

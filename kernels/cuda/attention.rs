@@ -1,170 +1,24 @@
 //! Rotary embedding, keys and values to paged blocks, and attention over them; their references are those of `cpu/`.
 
-use super::device::{Buffer, Device, Error};
+use super::buffer::Buffer;
+use super::device::{Device, Error, Gap};
 use super::gemv::{Quantized, holds};
+use super::store::{DeviceStore, RawStore, Rows};
+use crate::cpu::kv::SUB;
 use crate::{KV_BLOCK, KvShape, KvType, RopeKind};
-use half::f16;
 use std::ffi::c_void;
 use std::ptr::from_mut;
 
 type Result<T> = std::result::Result<T, Error>;
 
-/// Widths of heads that have a kernel.
-const DIMS: [(usize, &str); 7] = [
-    (16, "attend_16"),
-    (32, "attend_32"),
-    (64, "attend_64"),
-    (80, "attend_80"),
-    (96, "attend_96"),
-    (128, "attend_128"),
-    (256, "attend_256"),
-];
 /// Query heads that share a key head, at most.
 const GROUP: usize = 16;
-
-/// Keys and values of all layers in blocks of [`KV_BLOCK`] positions, in f16. Which block belongs to whom is the caller's accounting.
-pub struct DeviceStore {
-    data: Buffer<f16>,
-    shape: KvShape,
-    blocks: usize,
-}
-
-impl DeviceStore {
-    /// Room for `blocks` blocks.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] for a kind or a width of heads that no kernel has, and those of [`Device::zeros`].
-    pub fn new(device: &Device, shape: KvShape, blocks: usize) -> Result<Self> {
-        Self::supports(&shape)?;
-        let data = device.zeros(blocks.saturating_mul(Self::block_elements(&shape)))?;
-        Ok(Self { data, shape, blocks })
-    }
-
-    /// Bytes of a block.
-    pub fn block_bytes(shape: &KvShape) -> usize {
-        Self::block_elements(shape) * size_of::<f16>()
-    }
-
-    fn block_elements(shape: &KvShape) -> usize {
-        shape.layers * shape.kv_heads * Self::head_elements(shape)
-    }
-
-    fn head_elements(shape: &KvShape) -> usize {
-        2 * KV_BLOCK * shape.head_dim
-    }
-
-    /// Blocks that it has room for.
-    pub fn blocks(&self) -> usize {
-        self.blocks
-    }
-
-    /// What it holds.
-    pub fn shape(&self) -> &KvShape {
-        &self.shape
-    }
-
-    /// Copies block `from` over block `to`.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] when one of them is not there, [`Error::Driver`], [`Error::Lost`].
-    pub fn copy(&mut self, from: u32, to: u32) -> Result<()> {
-        let size = Self::block_elements(&self.shape);
-        if from == to { Ok(()) } else { self.data.copy_within(from as usize * size, to as usize * size, size) }
-    }
-
-    /// Takes over what `other`, a smaller store of the same shape, holds.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] for another shape or a larger store, [`Error::Driver`], [`Error::Lost`].
-    pub fn copy_from(&mut self, other: &Self) -> Result<()> {
-        if self.shape != other.shape {
-            return Err(Error::Shape(format!("{:?} into a store of {:?}", other.shape, self.shape)));
-        }
-        self.data.copy_from(&other.data)
-    }
-
-    /// Whether there is a kernel for keys and values of this shape.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] that says what there is.
-    pub fn supports(shape: &KvShape) -> Result<()> {
-        if shape.kind != KvType::F16 {
-            return Err(Error::Shape(format!("keys and values in {:?}; on a GPU they are in F16", shape.kind)));
-        }
-        kernel(shape.head_dim).map(drop)
-    }
-
-    fn raw(&self, rows: &Rows, layer: usize) -> Result<RawStore> {
-        if layer >= self.shape.layers {
-            return Err(Error::Shape(format!("layer {layer} of a store of {}", self.shape.layers)));
-        }
-        Ok(RawStore {
-            data: self.data.pointer(),
-            tables: rows.tables.pointer(),
-            table: (rows.tables.len() / rows.most().max(1)) as i32,
-            block: Self::block_elements(&self.shape) as u64,
-            head: Self::head_elements(&self.shape) as u64,
-            layer: layer as i32,
-            kv_heads: self.shape.kv_heads as i32,
-            head_dim: self.shape.head_dim as i32,
-        })
-    }
-}
-
-fn kernel(head_dim: usize) -> Result<&'static str> {
-    let found = DIMS.into_iter().find(|d| d.0 == head_dim).map(|d| d.1);
-    found.ok_or_else(|| Error::Shape(format!("heads of {head_dim} elements; {:?} have a kernel", DIMS.map(|d| d.0))))
-}
-
-/// What the rows of a pass are, on the device: a graph reads them anew at every replay.
-pub struct Rows {
-    /// (3, rows): tokens; positions in the sequence, negative for a row that is empty; rows of the tables of cosines and sines.
-    pub inputs: Buffer<i32>,
-    /// (rows, longest) the blocks of each row's sequence. **Not checked on the device**: each must be a block of the store.
-    pub tables: Buffer<i32>,
-}
-
-impl Rows {
-    /// Room for `rows` rows of sequences of up to `blocks` blocks.
-    ///
-    /// # Errors
-    /// Those of [`Device::zeros`].
-    pub fn new(device: &Device, rows: usize, blocks: usize) -> Result<Self> {
-        Ok(Self {
-            inputs: device.upload(&[vec![0; rows], vec![-1; rows], vec![0; rows]].concat())?,
-            tables: device.zeros(rows * blocks)?,
-        })
-    }
-
-    /// Most rows.
-    fn most(&self) -> usize {
-        self.inputs.len() / 3
-    }
-
-    fn positions(&self) -> u64 {
-        self.inputs.pointer() + (self.most() * size_of::<i32>()) as u64
-    }
-
-    fn turns(&self) -> u64 {
-        self.positions() + (self.most() * size_of::<i32>()) as u64
-    }
-
-    fn check(&self, rows: usize) -> Result<()> {
-        if rows <= self.most() { Ok(()) } else { Err(Error::Shape(format!("{rows} rows of at most {}", self.most()))) }
-    }
-}
-
-#[repr(C)]
-struct RawStore {
-    data: u64,
-    tables: u64,
-    table: i32,
-    block: u64,
-    head: u64,
-    layer: i32,
-    kv_heads: i32,
-    head_dim: i32,
-}
+/// Threads of a block where many rows are attended.
+pub(super) const FLASH_THREADS: usize = 128;
+/// Rows (a token and one of the query heads that share a key head) of such a block.
+pub(super) const FLASH_ROWS: usize = 64;
+/// Rows of a block whose warps share the keys instead.
+pub(super) const FEW_ROWS: usize = 8;
 
 #[repr(C)]
 struct RawRope {
@@ -191,8 +45,26 @@ struct RawAttend {
     heads: i32,
     window: i32,
     scale: f32,
+    gap: Gap,
     partial: u64,
     counters: u64,
+    out: u64,
+    out_q: u64,
+    out_scale: u64,
+    store: RawStore,
+}
+
+#[repr(C)]
+struct RawAttendRows {
+    q: u64,
+    positions: u64,
+    spans: u64,
+    sequences: i32,
+    rows: i32,
+    heads: i32,
+    window: i32,
+    scale: f32,
+    gap: Gap,
     out: u64,
     out_q: u64,
     out_scale: u64,
@@ -240,7 +112,7 @@ pub fn rope_append(
     a: RopeAppend,
     (store, layer): (&mut DeviceStore, usize),
 ) -> Result<()> {
-    let KvShape { kv_heads, head_dim, .. } = store.shape;
+    let KvShape { kv_heads, head_dim, .. } = *store.shape();
     rows.check(count)?;
     holds("queries", a.q, count * a.heads * head_dim)?;
     holds("keys", a.k, count * kv_heads * head_dim)?;
@@ -288,13 +160,13 @@ impl Counters {
         let splits = splits.max(1);
         Ok(Self {
             partial: device.zeros(rows * heads * splits * (shape.head_dim + 2))?,
-            counters: device.zeros(rows * shape.kv_heads)?,
+            counters: device.zeros(rows * heads)?,
             splits,
         })
     }
 }
 
-/// What [`attend`] takes and gives.
+/// What [`attend`] and [`attend_rows`] take and give.
 pub struct Attend<'a> {
     /// (rows, heads, head_dim), rotated.
     pub q: &'a Buffer<f32>,
@@ -310,7 +182,31 @@ pub struct Attend<'a> {
     pub quantized: &'a mut Quantized,
 }
 
-/// Attention of `count` rows over the positions of their sequences up to their own, in one launch.
+/// Query heads on each key head.
+pub(super) fn group(heads: usize, kv_heads: usize) -> Result<usize> {
+    match heads / kv_heads.max(1) {
+        group @ 1..=GROUP if group * kv_heads == heads => Ok(group),
+        _ => Err(Error::Shape(format!("{heads} query heads on {kv_heads} key heads; 1 to {GROUP} on each"))),
+    }
+}
+
+impl Attend<'_> {
+    fn check(&self, count: usize, rows: &Rows, head_dim: usize) -> Result<()> {
+        let width = self.heads * head_dim;
+        rows.check(count)?;
+        holds("queries", self.q, count * width)?;
+        holds("the result", self.out, count * width)?;
+        if head_dim.is_multiple_of(32) { self.quantized.check(count, width) } else { Ok(()) }
+    }
+
+    fn window(&self) -> i32 {
+        self.window.map_or(0, |w| w.min(i32::MAX as usize) as i32)
+    }
+}
+
+/// Attention of `count` rows over the positions of their sequences up to their own, in one launch: decode. Each row reads all keys that it
+/// sees for itself, on tensor cores; queries and weights keep 22 bits, so that a result is within 2e-5 of the largest value that it
+/// averages over f16, and within 1e-3 over q8_0, whose elements are rounded to f16.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::Driver`], [`Error::Lost`].
@@ -322,24 +218,18 @@ pub fn attend(
     (store, layer): (&DeviceStore, usize),
     counters: &mut Counters,
 ) -> Result<()> {
-    let KvShape { kv_heads, head_dim, .. } = store.shape;
-    let (group, size) = (a.heads / kv_heads.max(1), count * a.heads * head_dim);
-    rows.check(count)?;
-    if group == 0 || group > GROUP || group * kv_heads != a.heads {
-        return Err(Error::Shape(format!("{} query heads on {kv_heads} key heads; 1 to {GROUP} on each", a.heads)));
-    }
-    holds("queries", a.q, size)?;
-    holds("the result", a.out, size)?;
-    if head_dim.is_multiple_of(32) {
-        a.quantized.check(count, a.heads * head_dim)?;
-    }
+    let KvShape { kv_heads, head_dim, .. } = *store.shape();
+    let group = group(a.heads, kv_heads)?;
+    a.check(count, rows, head_dim)?;
     holds("parts of attention", &counters.partial, count * a.heads * counters.splits * (head_dim + 2))?;
-    holds("counters", &counters.counters, count * kv_heads)?;
+    let eights = kv_heads * group.div_ceil(FEW_ROWS);
+    holds("counters", &counters.counters, count * eights)?;
     let mut raw = RawAttend {
+        gap: 0,
         q: a.q.pointer(),
         positions: rows.positions(),
         heads: a.heads as i32,
-        window: a.window.map_or(0, |w| w.min(i32::MAX as usize) as i32),
+        window: a.window(),
         scale: a.scale,
         partial: counters.partial.pointer(),
         counters: counters.counters.pointer(),
@@ -348,8 +238,53 @@ pub fn attend(
         out_scale: a.quantized.scale.pointer(),
         store: store.raw(rows, layer)?,
     };
-    let shared = 4 * group * (head_dim + KV_BLOCK + 4 * head_dim);
+    // queries, and later what four warps have of eight rows
+    let shared = (1024 * head_dim.div_ceil(32)).max(4 * 4 * FEW_ROWS * (head_dim + 2));
     let mut args: [*mut c_void; 1] = [from_mut(&mut raw).cast()];
+    let (kernels, kind) = store.kernels()?;
     // SAFETY: as above.
-    unsafe { device.launch(kernel(head_dim)?, [counters.splits, kv_heads, count], KV_BLOCK, shared, &mut args) }
+    unsafe { device.launch(kernels.attend[kind], [counters.splits, eights, count], KV_BLOCK, shared, &mut args) }
+}
+
+/// Attention of the rows of all spans among the first `count` rows, in one launch: prefill. Rows of a sequence read its keys together, on
+/// tensor cores; queries, weights, and keys and values that lie in 8 bits, are rounded to f16, so that a result is within 2e-3 of the
+/// largest value that it averages. Rows in no span, and empty ones, are left as they are.
+///
+/// # Errors
+/// [`Error::Shape`], [`Error::Driver`], [`Error::Lost`].
+pub fn attend_rows(device: &Device, count: usize, rows: &Rows, a: Attend, (store, layer): (&DeviceStore, usize)) -> Result<()> {
+    let KvShape { kv_heads, head_dim, .. } = *store.shape();
+    let group = group(a.heads, kv_heads)?;
+    a.check(count, rows, head_dim)?;
+    let mut raw = RawAttendRows {
+        gap: 0,
+        q: a.q.pointer(),
+        positions: rows.positions(),
+        spans: rows.spans.pointer(),
+        sequences: rows.sequences() as i32,
+        rows: count as i32,
+        heads: a.heads as i32,
+        window: a.window(),
+        scale: a.scale,
+        out: a.out.pointer(),
+        out_q: a.quantized.q.pointer(),
+        out_scale: a.quantized.scale.pointer(),
+        store: store.raw(rows, layer)?,
+    };
+    let mut args: [*mut c_void; 1] = [from_mut(&mut raw).cast()];
+    // every sequence may end within a tile
+    let tiles = count.div_ceil(FLASH_ROWS / group) + rows.sequences();
+    let (kernels, kind) = store.kernels()?;
+    // SAFETY: as above; spans are held within the rows there.
+    unsafe { device.launch(kernels.rows[kind], [tiles, kv_heads, 1], FLASH_THREADS, flash_bytes(store.shape()), &mut args) }
+}
+
+/// Shared memory of a block, as attention_rows.cu divides it: queries that are not in registers, keys, values, and these in 8 bits.
+fn flash_bytes(shape: &KvShape) -> usize {
+    let (dim, bytes) = (shape.head_dim, shape.kind == KvType::Q8_0);
+    // two blocks of threads are to fit into the 100 KB of a multiprocessor
+    let keys = if dim > if bytes { 96 } else { 128 } { 32 } else { 64 };
+    let queries = if dim > 128 { FLASH_ROWS * (dim + 8) * 2 } else { 0 };
+    let staged = if bytes { 2 * keys * (dim + 2 * dim.div_ceil(SUB)) } else { 0 };
+    queries + 2 * keys * (2 * dim + 8) + staged
 }

@@ -1,4 +1,4 @@
-// What all kernels share: reductions over a warp and a block, and the 8-bit form of activations.
+// What all kernels share: reductions over a warp and a block, the 8-bit form of activations, and functions of a product.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -36,4 +36,20 @@ __device__ __forceinline__ void quantize_unit(float v, int8_t* q, float2* scale)
     q[lane] = (int8_t)code;
     const float sum = warp_sum((float)code);
     if (lane == 0) *scale = make_float2(d, d * sum);
+}
+
+// In the order of `Activation` in linear.rs.
+enum Activation { NONE, RELU, RELU6, GELU, GELU_TANH, SILU, SIGMOID, HARD_SWISH };
+
+__device__ __forceinline__ float activate(int kind, float v) {
+    switch (kind) {
+    case RELU: return fmaxf(v, 0.0f);
+    case RELU6: return fminf(fmaxf(v, 0.0f), 6.0f);
+    case GELU: return 0.5f * v * (1.0f + erff(v * 0.7071067811865476f));
+    case GELU_TANH: return 0.5f * v * (1.0f + tanhf(0.7978845608028654f * (v + 0.044715f * v * v * v)));
+    case SILU: return v / (1.0f + __expf(-v));
+    case SIGMOID: return 1.0f / (1.0f + __expf(-v));
+    case HARD_SWISH: return v * fminf(fmaxf(v + 3.0f, 0.0f), 6.0f) / 6.0f;
+    default: return v;
+    }
 }

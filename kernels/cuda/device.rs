@@ -1,10 +1,8 @@
-//! A device, its memory, its stream and the kernels on it.
+//! A device, its stream and the kernels on it.
 
 use cudarc::driver::{result, sys};
-use half::f16;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -30,14 +28,14 @@ pub enum Error {
     #[error("this program has no kernels for a GPU of compute capability {major}.{minor}; it needs 8.0 or newer")]
     NoCode { major: i32, minor: i32 },
     /// No room.
-    #[error("{wanted} bytes are wanted on the GPU, and {free} are free; use a smaller model, context or number of sequences")]
-    OutOfMemory { wanted: usize, free: usize },
+    #[error("{wanted} bytes are wanted on GPU {gpu}, and {free} are free; use a smaller model, context or number of sequences")]
+    OutOfMemory { gpu: usize, wanted: usize, free: usize },
     /// The driver refuses; the device can be used further.
     #[error("the GPU refuses to {what}: {code}")]
     Driver { what: &'static str, code: String },
     /// A kernel failed or the device is gone: what is on it is lost, and it has to be opened anew, mostly by a new process.
-    #[error("the GPU is lost ({code} seen in: {what}); start the program anew, and see dmesg for Xid messages")]
-    Lost { what: &'static str, code: String },
+    #[error("GPU {gpu} is lost ({code} seen in: {what}); start the program anew, and see dmesg for Xid messages")]
+    Lost { gpu: usize, what: &'static str, code: String },
     /// Shapes that do not fit, seen before anything is launched.
     #[error("{0}")]
     Shape(String),
@@ -45,12 +43,23 @@ pub enum Error {
 
 type Result<T> = std::result::Result<T, Error>;
 
+/// What C leaves open between the fields of an argument. It is written, as 0: what happened to lie there could look like an address.
+pub(super) type Gap = i32;
+
 /// After these the context is unusable.
 const LOST: [u32; 9] = [46, 214, 700, 702, 710, 714, 715, 716, 719];
 
-fn failed(what: &'static str, e: result::DriverError) -> Error {
-    let code = e.error_name().map_or_else(|_| format!("error {}", e.0 as u32), |name| name.to_string_lossy().into_owned());
-    if LOST.contains(&(e.0 as u32)) { Error::Lost { what, code } } else { Error::Driver { what, code } }
+fn name(e: result::DriverError) -> String {
+    e.error_name().map_or_else(|_| format!("error {}", e.0 as u32), |name| name.to_string_lossy().into_owned())
+}
+
+/// The driver refuses before there is a device.
+fn refused(what: &'static str, e: result::DriverError) -> Error {
+    Error::Driver { what, code: name(e) }
+}
+
+fn failed(gpu: usize, what: &'static str, e: result::DriverError) -> Error {
+    if LOST.contains(&(e.0 as u32)) { Error::Lost { gpu, what, code: name(e) } } else { refused(what, e) }
 }
 
 /// What a device is.
@@ -76,6 +85,7 @@ pub struct Device {
 }
 
 struct Inner {
+    ordinal: usize,
     device: sys::CUdevice,
     context: sys::CUcontext,
     modules: Vec<sys::CUmodule>,
@@ -115,18 +125,18 @@ impl Device {
         }
         match result::init() {
             Err(e) if e.0 as u32 == 100 => return Ok(0),
-            other => other.map_err(|e| failed("start the driver", e))?,
+            other => other.map_err(|e| refused("start the driver", e))?,
         }
         let mut seen = 0;
         // SAFETY: the driver writes one integer.
-        unsafe { sys::cuDriverGetVersion(&mut seen).result() }.map_err(|e| failed("tell the driver's version", e))?;
+        unsafe { sys::cuDriverGetVersion(&mut seen).result() }.map_err(|e| refused("tell the driver's version", e))?;
         let needed: i32 = TOOLKIT.parse().unwrap_or(i32::MAX);
         // machine code runs on every driver of the same major version
         if seen / 1000 < needed / 1000 {
             let text = |v: i32| format!("{}.{}", v / 1000, v % 1000 / 10);
             return Err(Error::OldDriver { seen: text(seen), needed: text(needed / 1000 * 1000) });
         }
-        result::device::get_count().map(|n| n as usize).map_err(|e| failed("count devices", e))
+        result::device::get_count().map(|n| n as usize).map_err(|e| refused("count devices", e))
     }
 
     /// Opens a device and loads the kernels.
@@ -138,13 +148,14 @@ impl Device {
         if ordinal >= count {
             return Err(Error::NoDevice { ordinal, count });
         }
-        let device = result::device::get(ordinal as i32).map_err(|e| failed("open the device", e))?;
-        let info = info(device)?;
+        let failed = |what| move |e| failed(ordinal, what, e);
+        let device = result::device::get(ordinal as i32).map_err(failed("open the device"))?;
+        let info = info(ordinal, device)?;
         // SAFETY: the device exists; every handle is kept until the device is dropped.
         unsafe {
-            let context = result::primary_ctx::retain(device).map_err(|e| failed("make a context", e))?;
-            let mut inner =
-                Inner { device, context, modules: Vec::new(), functions: Mutex::default(), info, used: AtomicUsize::new(0) };
+            let context = result::primary_ctx::retain(device).map_err(failed("make a context"))?;
+            let (modules, functions, used) = (Vec::new(), Mutex::default(), AtomicUsize::new(0));
+            let mut inner = Inner { ordinal, device, context, modules, functions, info, used };
             inner.bind()?;
             inner.load()?;
             let gpu = Arc::new(inner);
@@ -157,7 +168,7 @@ impl Device {
     /// # Errors
     /// As [`Device::count`].
     pub fn list() -> Result<Vec<Info>> {
-        let device = |i: usize| info(result::device::get(i as i32).map_err(|e| failed("open the device", e))?);
+        let device = |i: usize| info(i, result::device::get(i as i32).map_err(|e| failed(i, "open the device", e))?);
         (0..Self::count()?).map(device).collect()
     }
 
@@ -180,8 +191,8 @@ impl Device {
     /// # Errors
     /// [`Error::Driver`], [`Error::Lost`].
     pub fn free(&self) -> Result<usize> {
-        self.gpu.bind()?;
-        result::mem_get_info().map(|(free, _)| free).map_err(|e| failed("tell its free memory", e))
+        self.bind()?;
+        result::mem_get_info().map(|(free, _)| free).map_err(|e| self.failed("tell its free memory", e))
     }
 
     /// Bytes of all buffers that live.
@@ -189,36 +200,37 @@ impl Device {
         self.gpu.used.load(Ordering::Relaxed)
     }
 
-    /// A buffer of zeros. Waits for the device.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`], [`Error::Driver`], [`Error::Lost`].
-    pub fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
-        let free = self.free()?;
-        let bytes = len.checked_mul(size_of::<T>()).ok_or(Error::OutOfMemory { wanted: usize::MAX, free })?;
-        // SAFETY: the memory is this buffer's alone; it is set before anybody reads it.
-        let pointer = unsafe {
-            let pointer = result::malloc_sync(bytes.max(16)).map_err(|e| match e.0 as u32 {
-                2 => Error::OutOfMemory { wanted: bytes, free },
-                _ => failed("give memory", e),
-            })?;
-            self.gpu.used.fetch_add(bytes, Ordering::Relaxed);
-            Buffer { pointer, len, device: self.clone(), kind: PhantomData }
-        };
-        // SAFETY: as long as the buffer is.
-        unsafe { result::memset_d8_async(pointer.pointer, 0, bytes.max(16), self.stream.handle) }
-            .map_err(|e| failed("clear memory", e))?;
-        Ok(pointer)
+    /// Its number in the driver's order.
+    pub fn ordinal(&self) -> usize {
+        self.gpu.ordinal
     }
 
-    /// A buffer with these values. Waits for the device.
-    ///
-    /// # Errors
-    /// As [`Device::zeros`].
-    pub fn upload<T: Element>(&self, values: &[T]) -> Result<Buffer<T>> {
-        let mut buffer = self.zeros(values.len())?;
-        buffer.write(0, values)?;
-        Ok(buffer)
+    /// Its driver's handle.
+    pub(super) fn handle(&self) -> sys::CUdevice {
+        self.gpu.device
+    }
+
+    pub(super) fn context(&self) -> sys::CUcontext {
+        self.gpu.context
+    }
+
+    pub(super) fn stream(&self) -> sys::CUstream {
+        self.stream.handle
+    }
+
+    /// Bytes of all buffers that live.
+    pub(super) fn counter(&self) -> &AtomicUsize {
+        &self.gpu.used
+    }
+
+    /// Makes its context the thread's.
+    pub(super) fn bind(&self) -> Result<()> {
+        self.gpu.bind()
+    }
+
+    /// What the driver's refusal to do something on it means.
+    pub(super) fn failed(&self, what: &'static str, e: result::DriverError) -> Error {
+        failed(self.gpu.ordinal, what, e)
     }
 
     /// Waits until all that was launched is done.
@@ -226,32 +238,9 @@ impl Device {
     /// # Errors
     /// What the kernels met: [`Error::Lost`].
     pub fn synchronize(&self) -> Result<()> {
-        self.gpu.bind()?;
+        self.bind()?;
         // SAFETY: the stream lives as long as the device.
-        unsafe { result::stream::synchronize(self.stream.handle) }.map_err(|e| failed("finish its work", e))
-    }
-
-    /// Captures what `launches` puts on the stream; nothing runs. It must neither allocate, wait, read nor write.
-    ///
-    /// # Errors
-    /// Those of `launches`, and [`Error::Driver`].
-    pub fn capture(&self, launches: impl FnOnce() -> Result<()>) -> Result<Graph> {
-        use sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL as LOCAL;
-        self.gpu.bind()?;
-        // SAFETY: the stream is the device's; the graph is kept until it is dropped.
-        unsafe {
-            result::stream::begin_capture(self.stream.handle, LOCAL).map_err(|e| failed("begin a graph", e))?;
-            let launched = launches();
-            let graph = result::stream::end_capture(self.stream.handle).map_err(|e| failed("end a graph", e));
-            launched?;
-            let graph = graph?;
-            let (mut exec, mut launches) = (std::ptr::null_mut(), 0);
-            let made = sys::cuGraphGetNodes(graph, std::ptr::null_mut(), &mut launches).result();
-            let made = made.and_then(|()| sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0).result());
-            let _ = result::graph::destroy(graph);
-            made.map_err(|e| failed("make a graph", e))?;
-            Ok(Graph { exec, launches, device: self.clone() })
-        }
+        unsafe { result::stream::synchronize(self.stream.handle) }.map_err(|e| self.failed("finish its work", e))
     }
 
     /// Launches a kernel.
@@ -271,16 +260,16 @@ impl Device {
         if x == 0 || y == 0 || z == 0 || y > 65535 || z > 65535 {
             return Err(Error::Shape(format!("{name} over a grid of {grid:?} blocks")));
         }
-        self.gpu.bind()?;
+        self.bind()?;
         // SAFETY: the caller vouches for the arguments.
         unsafe { result::launch_kernel(function.0, (x, y, z), (threads as u32, 1, 1), shared as u32, self.stream.handle, args) }
-            .map_err(|e| failed(name, e))
+            .map_err(|e| self.failed(name, e))
     }
 
     /// Looks a kernel up, and allows it the shared memory.
     fn function(&self, name: &'static str, shared: usize) -> Result<Function> {
         use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as DYNAMIC;
-        self.gpu.bind()?;
+        self.bind()?;
         let mut functions = self.gpu.functions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let known = functions.get(name).copied();
         let (function, allowed) = match known {
@@ -299,14 +288,14 @@ impl Device {
     }
 }
 
-fn info(device: sys::CUdevice) -> Result<Info> {
+fn info(ordinal: usize, device: sys::CUdevice) -> Result<Info> {
     use sys::CUdevice_attribute_enum as A;
     // SAFETY: the device exists.
-    let attribute = |a| unsafe { result::device::get_attribute(device, a) }.map_err(|e| failed("tell what it is", e));
+    let attribute = |a| unsafe { result::device::get_attribute(device, a) }.map_err(|e| failed(ordinal, "tell what it is", e));
     // SAFETY: as above.
-    let memory = unsafe { result::device::total_mem(device) }.map_err(|e| failed("tell its memory", e))?;
+    let memory = unsafe { result::device::total_mem(device) }.map_err(|e| failed(ordinal, "tell its memory", e))?;
     Ok(Info {
-        name: result::device::get_name(device).map_err(|e| failed("tell its name", e))?,
+        name: result::device::get_name(device).map_err(|e| failed(ordinal, "tell its name", e))?,
         capability: (
             attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
@@ -320,7 +309,8 @@ fn info(device: sys::CUdevice) -> Result<Info> {
 impl Stream {
     fn new(gpu: &Arc<Inner>) -> Result<Self> {
         gpu.bind()?;
-        let handle = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(|e| failed("make a stream", e))?;
+        let made = result::stream::create(result::stream::StreamKind::NonBlocking);
+        let handle = made.map_err(|e| failed(gpu.ordinal, "make a stream", e))?;
         Ok(Self { handle, gpu: gpu.clone() })
     }
 }
@@ -339,7 +329,7 @@ impl Drop for Stream {
 impl Inner {
     fn bind(&self) -> Result<()> {
         // SAFETY: the context is kept until the device is dropped.
-        unsafe { result::ctx::set_current(self.context) }.map_err(|e| failed("become current", e))
+        unsafe { result::ctx::set_current(self.context) }.map_err(|e| failed(self.ordinal, "become current", e))
     }
 
     /// Loads the newest image of each file that the device can run.
@@ -356,7 +346,7 @@ impl Inner {
             let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
             self.modules.push(module.map_err(|e| match e.0 as u32 {
                 200 | 209 | 218 | 222 => none.clone(),
-                _ => failed("load kernels", e),
+                _ => failed(self.ordinal, "load kernels", e),
             })?);
         }
         if self.modules.is_empty() { Err(none) } else { Ok(()) }
@@ -380,160 +370,6 @@ impl Drop for Inner {
                 }
             }
             let _ = result::primary_ctx::release(self.device);
-        }
-    }
-}
-
-/// What a [`Buffer`] can hold: plain numbers, of which all zeros are one.
-pub trait Element: Copy + sealed::Sealed + 'static {}
-mod sealed {
-    pub trait Sealed {}
-}
-macro_rules! elements {
-    ($($t:ty),*) => { $(impl sealed::Sealed for $t {} impl Element for $t {})* };
-}
-elements!(f32, [f32; 2], f16, i8, u8, i32, u32, super::sample::Choice, super::sample::Chosen);
-
-/// Memory on a device.
-pub struct Buffer<T: Element> {
-    pointer: sys::CUdeviceptr,
-    len: usize,
-    device: Device,
-    kind: PhantomData<T>,
-}
-
-impl<T: Element> Buffer<T> {
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether it holds nothing.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Where it lies on the device.
-    pub(super) fn pointer(&self) -> sys::CUdeviceptr {
-        self.pointer
-    }
-
-    fn check(&self, at: usize, len: usize) -> Result<()> {
-        match at.checked_add(len) {
-            Some(end) if end <= self.len => Ok(()),
-            _ => Err(Error::Shape(format!("{len} elements at {at} of a buffer of {}", self.len))),
-        }
-    }
-
-    /// Overwrites elements from `at` on. Returns when the source may be changed; launches after it see the values.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] past the end, [`Error::Driver`], [`Error::Lost`].
-    pub fn write(&mut self, at: usize, values: &[T]) -> Result<()> {
-        self.check(at, values.len())?;
-        self.device.gpu.bind()?;
-        // SAFETY: the range is the buffer's; waiting keeps the source alive until it is read.
-        unsafe {
-            result::memcpy_htod_async(self.pointer + (at * size_of::<T>()) as u64, values, self.device.stream.handle)
-                .map_err(|e| failed("take data", e))?;
-            result::stream::synchronize(self.device.stream.handle).map_err(|e| failed("take data", e))
-        }
-    }
-
-    /// Reads elements from `at` on, after all that was launched before. Waits.
-    ///
-    /// # Errors
-    /// As [`Buffer::write`].
-    pub fn read(&self, at: usize, values: &mut [T]) -> Result<()> {
-        self.check(at, values.len())?;
-        self.device.gpu.bind()?;
-        // SAFETY: the range is the buffer's; waiting keeps the target alive until it is written.
-        unsafe {
-            result::memcpy_dtoh_async(values, self.pointer + (at * size_of::<T>()) as u64, self.device.stream.handle)
-                .map_err(|e| failed("give data", e))?;
-            result::stream::synchronize(self.device.stream.handle).map_err(|e| failed("give data", e))
-        }
-    }
-
-    /// Copies elements within the buffer; the ranges must not overlap.
-    ///
-    /// # Errors
-    /// As [`Buffer::write`].
-    pub fn copy_within(&mut self, from: usize, to: usize, len: usize) -> Result<()> {
-        self.check(from, len)?;
-        self.check(to, len)?;
-        if from.abs_diff(to) < len {
-            return Err(Error::Shape(format!("{len} elements from {from} to {to} overlap")));
-        }
-        self.device.gpu.bind()?;
-        let at = |i: usize| self.pointer + (i * size_of::<T>()) as u64;
-        // SAFETY: both ranges are the buffer's, and apart.
-        unsafe { result::memcpy_dtod_async(at(to), at(from), len * size_of::<T>(), self.device.stream.handle) }
-            .map_err(|e| failed("copy data", e))
-    }
-}
-
-impl<T: Element> Buffer<T> {
-    /// Overwrites its beginning with all of `source`.
-    ///
-    /// # Errors
-    /// As [`Buffer::write`].
-    pub fn copy_from(&mut self, source: &Self) -> Result<()> {
-        self.check(0, source.len)?;
-        self.device.gpu.bind()?;
-        let bytes = source.len * size_of::<T>();
-        // SAFETY: both buffers are at least so long, and apart.
-        unsafe { result::memcpy_dtod_async(self.pointer, source.pointer, bytes, self.device.stream.handle) }
-            .map_err(|e| failed("copy data", e))
-    }
-}
-
-impl<T: Element> Drop for Buffer<T> {
-    fn drop(&mut self) {
-        // SAFETY: nobody else has the memory. Freeing waits for what was launched; what fails here fails because the device is lost.
-        unsafe {
-            if self.device.gpu.bind().is_ok() {
-                let _ = result::free_sync(self.pointer);
-            }
-        }
-        self.device.gpu.used.fetch_sub(self.len * size_of::<T>(), Ordering::Relaxed);
-    }
-}
-
-/// Launches that are replayed as one.
-pub struct Graph {
-    exec: sys::CUgraphExec,
-    launches: usize,
-    device: Device,
-}
-
-// SAFETY: as the device.
-unsafe impl Send for Graph {}
-
-impl Graph {
-    /// Launches that it holds.
-    pub fn launches(&self) -> usize {
-        self.launches
-    }
-
-    /// Runs all that was captured.
-    ///
-    /// # Errors
-    /// [`Error::Driver`], [`Error::Lost`].
-    pub fn replay(&self) -> Result<()> {
-        self.device.gpu.bind()?;
-        // SAFETY: the graph and the stream are the device's. Who made the graph keeps its buffers.
-        unsafe { result::graph::launch(self.exec, self.device.stream.handle) }.map_err(|e| failed("run a graph", e))
-    }
-}
-
-impl Drop for Graph {
-    fn drop(&mut self) {
-        // SAFETY: nobody else has the graph.
-        unsafe {
-            if self.device.gpu.bind().is_ok() {
-                let _ = result::graph::exec_destroy(self.exec);
-            }
         }
     }
 }

@@ -22,6 +22,13 @@ struct Unit {
     float d[2], m[2];
 };
 
+struct Part { // (rows, k) weights
+    const uint8_t* weights;
+    const float* bias; // (rows) or null
+    float* out;        // (m, rows)
+    int rows, kind;
+};
+
 // Four bytes of a block whose size is even, not a multiple of four.
 __device__ __forceinline__ uint32_t load2(const uint8_t* p) {
     const uint16_t* h = (const uint16_t*)p;
@@ -51,71 +58,87 @@ __device__ __forceinline__ int scale_q3k(const uint8_t* s, int i) {
     return (low | (s[8 + i % 4] >> 2 * (i / 4) & 3) << 4) - 32;
 }
 
+// d and m of unit `u` of a block.
+template <int KIND> __device__ __forceinline__ void unit_scales(const uint8_t* b, int u, float (&d)[2], float (&m)[2]) {
+    m[0] = m[1] = 0.0f;
+    if constexpr (KIND == Q4_0 || KIND == Q4_1 || KIND == Q5_0 || KIND == Q5_1) {
+        d[0] = half_at(b);
+        m[0] = KIND == Q4_1 || KIND == Q5_1 ? -half_at(b + 2) : d[0] * (KIND == Q5_0 ? 16.0f : 8.0f);
+    } else if constexpr (KIND == Q8_0 || KIND == Q8_1) {
+        d[0] = half_at(b);
+    } else if constexpr (KIND == Q8K) {
+        d[0] = *(const float*)b;
+    } else if constexpr (KIND == Q4K || KIND == Q5K) {
+        int scale, min;
+        scale_min(b + 4, u, scale, min);
+        d[0] = half_at(b) * scale;
+        m[0] = half_at(b + 2) * min;
+    } else if constexpr (KIND == Q6K) {
+        const float all = half_at(b + 208);
+        d[0] = all * ((const int8_t*)b)[192 + 2 * u];
+        d[1] = all * ((const int8_t*)b)[193 + 2 * u];
+    } else if constexpr (KIND == Q3K) {
+        const float all = half_at(b + 108);
+        d[0] = all * scale_q3k(b + 96, 2 * u);
+        d[1] = all * scale_q3k(b + 96, 2 * u + 1);
+    } else if constexpr (KIND == Q2K) {
+        const float all = half_at(b + 80), min = half_at(b + 82);
+#pragma unroll
+        for (int s = 0; s < 2; s++) {
+            d[s] = all * (b[2 * u + s] & 15);
+            m[s] = min * (b[2 * u + s] >> 4);
+        }
+    }
+}
+
+// Four codes of each half of unit `u` of a block: q[j] and q[4 + j].
+template <int KIND> __device__ __forceinline__ void unit_words(const uint8_t* b, int u, int j, int& first, int& last) {
+    if constexpr (KIND == Q4_0 || KIND == Q4_1 || KIND == Q5_0 || KIND == Q5_1) {
+        constexpr bool fifth = KIND == Q5_0 || KIND == Q5_1;
+        constexpr int head = KIND == Q4_1 || KIND == Q5_1 ? 4 : 2;
+        const uint32_t bits = fifth ? load2(b + head) : 0, w = load2(b + head + (fifth ? 4 : 0) + 4 * j);
+        first = (w & 0x0f0f0f0fu) | (fifth ? spread(bits >> 4 * j) << 4 : 0);
+        last = (w >> 4 & 0x0f0f0f0fu) | (fifth ? spread(bits >> (16 + 4 * j)) << 4 : 0);
+    } else if constexpr (KIND == Q8_0 || KIND == Q8_1) {
+        first = load2(b + (KIND == Q8_0 ? 2 : 4) + 4 * j);
+        last = load2(b + (KIND == Q8_0 ? 18 : 20) + 4 * j);
+    } else if constexpr (KIND == Q8K) {
+        first = load4(b + 4 + 32 * u + 4 * j);
+        last = load4(b + 20 + 32 * u + 4 * j);
+    } else if constexpr (KIND == Q4K || KIND == Q5K) {
+        const uint8_t* low = b + (KIND == Q4K ? 16 : 48) + 32 * (u / 2) + 4 * j;
+        first = load4(low) >> 4 * (u & 1) & 0x0f0f0f0fu;
+        last = load4(low + 16) >> 4 * (u & 1) & 0x0f0f0f0fu;
+        if (KIND == Q5K) {
+            first |= (load4(b + 16 + 4 * j) >> u & 0x01010101u) << 4;
+            last |= (load4(b + 32 + 4 * j) >> u & 0x01010101u) << 4;
+        }
+    } else if constexpr (KIND == Q6K) {
+        const uint8_t *low = b + 64 * (u / 4) + 32 * (u & 1) + 4 * j, *high = b + 128 + 32 * (u / 4) + 4 * j;
+        const uint32_t l0 = load2(low) >> 4 * (u >> 1 & 1), h0 = load2(high) >> 2 * (u & 3);
+        const uint32_t l1 = load2(low + 16) >> 4 * (u >> 1 & 1), h1 = load2(high + 16) >> 2 * (u & 3);
+        first = __vsub4((l0 & 0x0f0f0f0fu) | (h0 & 0x03030303u) << 4, 0x20202020u);
+        last = __vsub4((l1 & 0x0f0f0f0fu) | (h1 & 0x03030303u) << 4, 0x20202020u);
+    } else if constexpr (KIND == Q3K) {
+        const uint8_t *low = b + 32 + 32 * (u / 4) + 4 * j, *high = b + 4 * j;
+        const uint32_t l0 = load2(low) >> 2 * (u & 3), h0 = load2(high) >> u;
+        const uint32_t l1 = load2(low + 16) >> 2 * (u & 3), h1 = load2(high + 16) >> u;
+        first = __vsub4((l0 & 0x03030303u) | (h0 & 0x01010101u) << 2, 0x04040404u);
+        last = __vsub4((l1 & 0x03030303u) | (h1 & 0x01010101u) << 2, 0x04040404u);
+    } else if constexpr (KIND == Q2K) {
+        const uint8_t* low = b + 16 + 32 * (u / 4) + 4 * j;
+        first = load4(low) >> 2 * (u & 3) & 0x03030303u;
+        last = load4(low + 16) >> 2 * (u & 3) & 0x03030303u;
+    }
+}
+
 // Unit `index` of a row.
 template <int KIND> __device__ __forceinline__ void load_unit(const uint8_t* row, int index, Unit& unit) {
     const int u = is_super(KIND) ? index % 8 : 0;
     const uint8_t* b = row + (size_t)(is_super(KIND) ? index / 8 : index) * block_bytes(KIND);
-    unit.m[0] = unit.m[1] = 0.0f;
-    if constexpr (KIND == Q4_0 || KIND == Q4_1 || KIND == Q5_0 || KIND == Q5_1) {
-        constexpr bool minimum = KIND == Q4_1 || KIND == Q5_1, fifth = KIND == Q5_0 || KIND == Q5_1;
-        constexpr int head = minimum ? 4 : 2;
-        unit.d[0] = half_at(b);
-        unit.m[0] = minimum ? -half_at(b + 2) : unit.d[0] * (fifth ? 16.0f : 8.0f);
-        const uint32_t bits = fifth ? load2(b + head) : 0;
+    unit_scales<KIND>(b, u, unit.d, unit.m);
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            const uint32_t w = load2(b + head + (fifth ? 4 : 0) + 4 * j);
-            unit.q[j] = (w & 0x0f0f0f0fu) | (fifth ? spread(bits >> 4 * j) << 4 : 0);
-            unit.q[4 + j] = (w >> 4 & 0x0f0f0f0fu) | (fifth ? spread(bits >> (16 + 4 * j)) << 4 : 0);
-        }
-    } else if constexpr (KIND == Q8_0 || KIND == Q8_1) {
-        unit.d[0] = half_at(b);
-#pragma unroll
-        for (int j = 0; j < 8; j++) unit.q[j] = load2(b + (KIND == Q8_0 ? 2 : 4) + 4 * j);
-    } else if constexpr (KIND == Q8K) {
-        unit.d[0] = *(const float*)b;
-#pragma unroll
-        for (int j = 0; j < 8; j++) unit.q[j] = load4(b + 4 + 32 * u + 4 * j);
-    } else if constexpr (KIND == Q4K || KIND == Q5K) {
-        int scale, min;
-        scale_min(b + 4, u, scale, min);
-        unit.d[0] = half_at(b) * scale;
-        unit.m[0] = half_at(b + 2) * min;
-        const uint8_t* low = b + (KIND == Q4K ? 16 : 48) + 32 * (u / 2);
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-            unit.q[j] = load4(low + 4 * j) >> 4 * (u & 1) & 0x0f0f0f0fu;
-            if (KIND == Q5K) unit.q[j] |= (load4(b + 16 + 4 * j) >> u & 0x01010101u) << 4;
-        }
-    } else if constexpr (KIND == Q6K) {
-        const uint8_t *low = b + 64 * (u / 4) + 32 * (u & 1), *high = b + 128 + 32 * (u / 4);
-        const float d = half_at(b + 208);
-        unit.d[0] = d * ((const int8_t*)b)[192 + 2 * u];
-        unit.d[1] = d * ((const int8_t*)b)[193 + 2 * u];
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-            const uint32_t l = load2(low + 4 * j) >> 4 * (u >> 1 & 1), h = load2(high + 4 * j) >> 2 * (u & 3);
-            unit.q[j] = __vsub4((l & 0x0f0f0f0fu) | (h & 0x03030303u) << 4, 0x20202020u);
-        }
-    } else if constexpr (KIND == Q3K) {
-        const float d = half_at(b + 108);
-        unit.d[0] = d * scale_q3k(b + 96, 2 * u);
-        unit.d[1] = d * scale_q3k(b + 96, 2 * u + 1);
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-            const uint32_t l = load2(b + 32 + 32 * (u / 4) + 4 * j) >> 2 * (u & 3), h = load2(b + 4 * j) >> u;
-            unit.q[j] = __vsub4((l & 0x03030303u) | (h & 0x01010101u) << 2, 0x04040404u);
-        }
-    } else if constexpr (KIND == Q2K) {
-        const float d = half_at(b + 80), dmin = half_at(b + 82);
-#pragma unroll
-        for (int s = 0; s < 2; s++) {
-            unit.d[s] = d * (b[2 * u + s] & 15);
-            unit.m[s] = dmin * (b[2 * u + s] >> 4);
-        }
-#pragma unroll
-        for (int j = 0; j < 8; j++) unit.q[j] = load4(b + 16 + 32 * (u / 4) + 4 * j) >> 2 * (u & 3) & 0x03030303u;
-    }
+    for (int j = 0; j < 4; j++) unit_words<KIND>(b, u, j, unit.q[j], unit.q[4 + j]);
 }
 
 // Element `e` of a row of floats.

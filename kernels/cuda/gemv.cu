@@ -4,18 +4,11 @@
 // that a warp's loads are consecutive. Activations are in 8 bits (dp4a) where weights are quantized, floats where they are not.
 #include "formats.cuh"
 
-struct Part { // (rows, k) weights
-    const uint8_t* weights;
-    const float* bias; // (rows) or null
-    float* out;        // (m, rows)
-    int rows, kind;
-};
-
 struct Gemv {
     Part part[3];
     int parts, k;
     int rows_per_warp; // consecutive ones
-    int activation;    // 0: parts are products of their own; else out[0] = act(part 0) * part 1: 1 silu, 2 gelu (tanh), 3 relu
+    int activation;    // NONE: parts are products of their own; else out[0] = act(part 0) * part 1
     int accumulate;    // out += instead of out =
     const float* x;    // (m, k)
     const float* norm; // (k) or null: x is RMS-normed first, by each block for itself (one row only)
@@ -77,12 +70,6 @@ template <int M> struct Dot {
     template <int KIND> __device__ void operator()() { dot<M, KIND>(row, g.k, x, q, scale, sum); }
 };
 
-__device__ __forceinline__ float gate(int kind, float v) {
-    if (kind == 1) return v / (1.0f + __expf(-v));
-    if (kind == 2) return 0.5f * v * (1.0f + tanhf(0.7978845608028654f * (v + 0.044715f * v * v * v)));
-    return fmaxf(v, 0.0f);
-}
-
 template <int M> __device__ void gemv(const Gemv& g) {
     extern __shared__ __align__(16) uint8_t shared[];
     __shared__ float reduce[32];
@@ -127,7 +114,7 @@ template <int M> __device__ void gemv(const Gemv& g) {
 #pragma unroll
             for (int i = 0; i < M; i++) {
                 const float v = warp_sum(sum[i]) + bias;
-                value[i] = pass ? gate(g.activation, value[i]) * v : v;
+                value[i] = pass ? activate(g.activation, value[i]) * v : v;
             }
         }
         const Part& part = g.part[p];
@@ -150,7 +137,7 @@ template <int M> __device__ void gemv(const Gemv& g) {
 
 extern "C" __global__ void __launch_bounds__(256, 2) gemv_1(const __grid_constant__ Gemv g) { gemv<1>(g); }
 extern "C" __global__ void __launch_bounds__(256, 2) gemv_2(const __grid_constant__ Gemv g) { gemv<2>(g); }
-extern "C" __global__ void __launch_bounds__(256, 2) gemv_4(const __grid_constant__ Gemv g) { gemv<4>(g); }
+extern "C" __global__ void __launch_bounds__(256) gemv_4(const __grid_constant__ Gemv g) { gemv<4>(g); }
 extern "C" __global__ void __launch_bounds__(256, 1) gemv_8(const __grid_constant__ Gemv g) { gemv<8>(g); }
 
 struct Embed {

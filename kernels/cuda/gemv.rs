@@ -1,6 +1,7 @@
 //! Products of a few rows by weights as they lie in GGUF files; their references are those of `linear.rs`.
 
-use super::device::{Buffer, Device, Element, Error};
+use super::buffer::{Buffer, Element};
+use super::device::{Device, Error, Gap};
 use crate::{Activation, BlockType};
 use std::ffi::c_void;
 use std::ptr::from_mut;
@@ -131,7 +132,7 @@ pub struct Gate<'a> {
     pub gate: (&'a DeviceMatrix, Option<&'a Buffer<f32>>),
     /// As `gate`.
     pub up: (&'a DeviceMatrix, Option<&'a Buffer<f32>>),
-    /// SiLU, GELU (tanh) or ReLU.
+    /// Any but [`Activation::None`].
     pub activation: Activation,
     /// (rows, hidden)
     pub out: &'a mut Buffer<f32>,
@@ -140,13 +141,13 @@ pub struct Gate<'a> {
 }
 
 #[repr(C)]
-#[derive(Clone, Copy)]
-struct RawPart {
-    weights: u64,
-    bias: u64,
-    out: u64,
-    rows: i32,
-    kind: i32,
+#[derive(Clone, Copy, Default)]
+pub(super) struct RawPart {
+    pub(super) weights: u64,
+    pub(super) bias: u64,
+    pub(super) out: u64,
+    pub(super) rows: i32,
+    pub(super) kind: i32,
 }
 
 #[repr(C)]
@@ -157,9 +158,11 @@ struct Raw {
     rows_per_warp: i32,
     activation: i32,
     accumulate: i32,
+    gap_a: Gap,
     x: u64,
     norm: u64,
     eps: f32,
+    gap_b: Gap,
     q: u64,
     scale: u64,
     out_q: u64,
@@ -203,12 +206,10 @@ pub fn gated(device: &Device, rows: usize, input: &GemvInput, gate: Gate) -> Res
     raw.part[1] = raw_part(gate.up, k)?;
     raw.part[0].out = gate.out.pointer();
     raw.parts = 2;
-    raw.activation = match gate.activation {
-        Activation::Silu => 1,
-        Activation::GeluTanh => 2,
-        Activation::Relu => 3,
-        other => return Err(Error::Shape(format!("a gate with {other:?}; Silu, GeluTanh and Relu are there"))),
-    };
+    if gate.activation == Activation::None {
+        return Err(Error::Shape("a gate without an activation".into()));
+    }
+    raw.activation = gate.activation as i32;
     let mut tile = 0;
     if let Some(to) = gate.quantized {
         to.check(rows, hidden)?;
@@ -218,7 +219,7 @@ pub fn gated(device: &Device, rows: usize, input: &GemvInput, gate: Gate) -> Res
     launch(device, rows, &mut raw, hidden, tile)
 }
 
-fn raw_part((weights, bias): (&DeviceMatrix, Option<&Buffer<f32>>), k: usize) -> Result<RawPart> {
+pub(super) fn raw_part((weights, bias): (&DeviceMatrix, Option<&Buffer<f32>>), k: usize) -> Result<RawPart> {
     if weights.cols != k {
         return Err(Error::Shape(format!("weights of {} columns beside others of {k}", weights.cols)));
     }
@@ -230,9 +231,10 @@ fn raw_part((weights, bias): (&DeviceMatrix, Option<&Buffer<f32>>), k: usize) ->
 }
 
 fn raw(rows: usize, input: &GemvInput, k: usize, quantized: bool) -> Result<Raw> {
-    let part = RawPart { weights: 0, bias: 0, out: 0, rows: 0, kind: 0 };
     let mut raw = Raw {
-        part: [part; 3],
+        gap_a: 0,
+        gap_b: 0,
+        part: [RawPart::default(); 3],
         parts: 0,
         k: k as i32,
         rows_per_warp: 1,

@@ -1,6 +1,7 @@
 //! Operations on rows; their references are those of `cpu/norm.rs`.
 
-use super::device::{Buffer, Device, Error};
+use super::buffer::Buffer;
+use super::device::{Device, Error};
 use super::gemv::{Quantized, holds};
 use std::ffi::c_void;
 use std::ptr::from_mut;

@@ -2,7 +2,8 @@
 
 use std::ptr::from_mut;
 
-use super::device::{Buffer, Device, Error};
+use super::buffer::Buffer;
+use super::device::{Device, Error};
 use super::gemv::holds;
 
 type Result<T> = std::result::Result<T, Error>;

@@ -1,13 +1,16 @@
 //! The kernels against the references of their CPU twins. They need a driver: a GPU's, or the emulator of `tests/cuda.sh`. Without one
 //! they say so and pass, unless `DREAMSEED_CUDA_TEST` asks for them.
 
+mod attention;
+mod transformer;
+
 use super::*;
 use crate::linear::tests::noise;
 use crate::quant::dequantize;
-use crate::{Activation, BlockType, KV_BLOCK, KvShape, KvType, RopeKind};
+use crate::{Activation, BlockType};
 
 /// The device of the tests.
-fn device() -> Option<Device> {
+pub(super) fn device() -> Option<Device> {
     match Device::open(0) {
         Ok(device) => Some(device),
         Err(e) if std::env::var_os("DREAMSEED_CUDA_TEST").is_none() => {
@@ -18,14 +21,14 @@ fn device() -> Option<Device> {
     }
 }
 
-fn read<T: Element + Default>(buffer: &Buffer<T>, len: usize) -> Vec<T> {
+pub(super) fn read<T: Element + Default>(buffer: &Buffer<T>, len: usize) -> Vec<T> {
     let mut values = vec![T::default(); len];
     buffer.read(0, &mut values).unwrap();
     values
 }
 
 /// Blocks of a kind with plausible scales, and their values.
-fn weights(kind: BlockType, n: usize, k: usize, seed: u32) -> (Vec<u8>, Vec<f32>) {
+pub(super) fn weights(kind: BlockType, n: usize, k: usize, seed: u32) -> (Vec<u8>, Vec<f32>) {
     let (block, size) = kind.block();
     let mut bytes: Vec<u8> = noise(seed, n * k / block * size).iter().map(|v| (v * 128.0) as i8 as u8).collect();
     let half = |v: f32| half::f16::from_f32(v).to_le_bytes();
@@ -55,7 +58,7 @@ fn weights(kind: BlockType, n: usize, k: usize, seed: u32) -> (Vec<u8>, Vec<f32>
 }
 
 /// x as 8 bits have it.
-fn rounded(x: &[f32]) -> Vec<f32> {
+pub(super) fn rounded(x: &[f32]) -> Vec<f32> {
     let unit = |u: &[f32]| {
         let d = u.iter().fold(0.0f32, |m, v| m.max(v.abs())) / 127.0;
         u.iter().map(|v| if d > 0.0 { (v / d).round_ties_even() * d } else { 0.0 }).collect::<Vec<_>>()
@@ -63,7 +66,7 @@ fn rounded(x: &[f32]) -> Vec<f32> {
     x.chunks(32).flat_map(unit).collect()
 }
 
-fn close(what: &str, got: &[f32], want: &[f64], bound: f64) {
+pub(super) fn close(what: &str, got: &[f32], want: &[f64], bound: f64) {
     let size = want.iter().fold(1e-3f64, |m, v| m.max(v.abs()));
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
         let apart = (f64::from(*g) - w).abs() / size;
@@ -71,7 +74,7 @@ fn close(what: &str, got: &[f32], want: &[f64], bound: f64) {
     }
 }
 
-fn product(x: &[f32], w: &[f32], k: usize) -> Vec<f64> {
+pub(super) fn product(x: &[f32], w: &[f32], k: usize) -> Vec<f64> {
     let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
     x.chunks_exact(k).flat_map(|x| w.chunks_exact(k).map(move |w| dot(x, w))).collect()
 }
@@ -279,93 +282,6 @@ fn tokens_are_chosen_as_by_sorting() {
                     let max = finite().fold(f64::NEG_INFINITY, f64::max);
                     let want = f64::from(own[got.token as usize]) - max - finite().map(|l| (l - max).exp()).sum::<f64>().ln();
                     assert!((f64::from(got.logprob) - want).abs() < 1e-4 * want.abs().max(1.0), "{got:?} for {want}");
-                }
-            }
-        }
-    }
-}
-
-/// Plain attention of one query head over keys and values of positions `from..`.
-fn plain_attention(q: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>], from: usize, scale: f64) -> Vec<f64> {
-    let score = |k: &Vec<f32>| scale * q.iter().zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-    let scores: Vec<f64> = keys[from..].iter().map(score).collect();
-    let most = scores.iter().fold(f64::NEG_INFINITY, |m, s| m.max(*s));
-    let weights: Vec<f64> = scores.iter().map(|s| (s - most).exp()).collect();
-    let sum: f64 = weights.iter().sum();
-    (0..q.len()).map(|e| weights.iter().zip(&values[from..]).map(|(w, v)| w * f64::from(v[e])).sum::<f64>() / sum).collect()
-}
-
-#[test]
-fn keys_are_rotated_stored_and_attended() {
-    let Some(device) = device() else { return };
-    for (dim, heads, kv_heads, splits, window, kind) in [
-        (64, 6, 2, 1, None, RopeKind::Interleaved),
-        (32, 4, 4, 3, Some(7), RopeKind::HalfSplit),
-        (128, 4, 1, 2, Some(140), RopeKind::HalfSplit),
-        (80, 2, 1, 2, None, RopeKind::HalfSplit),
-    ] {
-        let shape = KvShape { layers: 2, kv_heads, head_dim: dim, kind: KvType::F16 };
-        let mut store = DeviceStore::new(&device, shape, 6).unwrap();
-        let (count, length, table) = (2, [KV_BLOCK + 9, 5], [[4, 1, 0], [2, 3, 0]]);
-        let rotary = dim / 2;
-        let mut rows = Rows::new(&device, count, 3).unwrap();
-        rows.tables.write(0, &table.concat()).unwrap();
-        let angle = |p: usize, i: usize| p as f64 * 0.9f64.powi(i as i32);
-        let turn = |f: fn(f64) -> f64| -> Vec<f32> {
-            (0..2 * KV_BLOCK).flat_map(|p| (0..rotary / 2).map(move |i| f(angle(p, i)) as f32)).collect()
-        };
-        let turns = (device.upload(&turn(f64::cos)).unwrap(), device.upload(&turn(f64::sin)).unwrap());
-        let norm = noise(20, dim);
-        let norm_on = device.upload(&norm).unwrap();
-        let prepare = |x: &[f32], p: usize| -> Vec<f32> {
-            let mut x = normed(x, &norm, 1e-6);
-            for i in 0..rotary / 2 {
-                let (a, b) = if kind == RopeKind::Interleaved { (2 * i, 2 * i + 1) } else { (i, i + rotary / 2) };
-                let (s, c) = angle(p, i).sin_cos();
-                let (u, v) = (f64::from(x[a]), f64::from(x[b]));
-                (x[a], x[b]) = ((u * c - v * s) as f32, (u * s + v * c) as f32);
-            }
-            x
-        };
-        let short = |v: Vec<f32>| -> Vec<f32> { v.into_iter().map(|v| half::f16::from_f32(v).to_f32()).collect() };
-        let (mut keys, mut values) = (vec![vec![Vec::new(); kv_heads]; count], vec![vec![Vec::new(); kv_heads]; count]);
-        let mut counters = Counters::new(&device, count, heads, &shape, splits).unwrap();
-        let (mut out, mut out_q) =
-            (device.zeros(count * heads * dim).unwrap(), Quantized::new(&device, count, heads * dim).unwrap());
-        // every position is appended, and the last ones of each sequence are attended
-        for p in 0..length[0] {
-            let at: Vec<i32> = length.iter().map(|&l| if p < l { p as i32 } else { -1 }).collect();
-            rows.inputs.write(2, &[at[0], at[1], p as i32, p as i32]).unwrap();
-            let (q, k, v) = (
-                noise(p as u32, count * heads * dim),
-                noise(1000 + p as u32, count * kv_heads * dim),
-                noise(2000 + p as u32, count * kv_heads * dim),
-            );
-            let (mut dq, dk, dv) = (device.upload(&q).unwrap(), device.upload(&k).unwrap(), device.upload(&v).unwrap());
-            let norms = HeadNorms { q: Some(&norm_on), k: Some(&norm_on), eps: 1e-6 };
-            let a = RopeAppend { q: &mut dq, k: &dk, v: &dv, norms, turns: (&turns.0, &turns.1), rotary, kind, heads };
-            rope_append(&device, count, &rows, a, (&mut store, 1)).unwrap();
-            for r in (0..count).filter(|&r| p < length[r]) {
-                for h in 0..kv_heads {
-                    let at = (r * kv_heads + h) * dim;
-                    keys[r][h].push(short(prepare(&k[at..at + dim], p)));
-                    values[r][h].push(short(v[at..at + dim].to_vec()));
-                }
-            }
-            if !(length.contains(&(p + 1)) || p == 0) {
-                continue;
-            }
-            let scale = 0.17;
-            let a = Attend { q: &dq, heads, scale, window, out: &mut out, quantized: &mut out_q };
-            attend(&device, count, &rows, a, (&store, 1), &mut counters).unwrap();
-            let got = read(&out, count * heads * dim);
-            for r in (0..count).filter(|&r| p < length[r]) {
-                for h in 0..heads {
-                    let (at, kv) = ((r * heads + h) * dim, h / (heads / kv_heads));
-                    let from = window.map_or(0, |w| (p + 1usize).saturating_sub(w));
-                    let q = prepare(&q[at..at + dim], p);
-                    let want = plain_attention(&q, &keys[r][kv], &values[r][kv], from, scale.into());
-                    close(&format!("{dim} {heads}/{kv_heads} row {r} head {h} at {p}"), &got[at..at + dim], &want, 2e-3);
                 }
             }
         }

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Config, weights::Place};
+use dreamseed_kernels::BlockType;
+
+use super::{Config, shards::Part, weights::Place};
 use crate::weights::{Error, Result, gguf::Gguf, safetensors};
 
 /// Tensors by GGUF's names.
@@ -14,6 +16,7 @@ pub(super) enum Files<'a> {
         shards: Vec<safetensors::File>,
         prefix: &'static str, // of the language model's names
     },
+    Part(Part<'a>), // of other files, for one of several GPUs
 }
 
 /// HF's names begin with this; with more in a model that sees too (two orders are found).
@@ -111,12 +114,17 @@ impl Files<'_> {
         match self {
             Self::Gguf(gguf) => gguf.tensor(name).is_some(),
             Self::Hf { .. } => self.find(name, config).is_some(),
+            Self::Part(part) => part.has(name),
         }
     }
 
     /// A tensor of a GGUF file's layers that is not read (of several the first by name). HF's files hold other things too.
     pub(super) fn unknown(&self, layers: usize) -> Option<&str> {
-        let Self::Gguf(gguf) = self else { return None };
+        let gguf = match self {
+            Self::Gguf(gguf) => gguf,
+            Self::Hf { .. } => return None,
+            Self::Part(part) => return part.unknown(layers),
+        };
         let known = |name: &str| {
             let Some((layer, rest)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else { return true };
             let part = match rest.rsplit_once('.') {
@@ -162,26 +170,43 @@ impl Files<'_> {
         (rows, cols): (&[usize], usize),
         config: &Config,
     ) -> Result<Vec<P::Matrix>> {
-        let error = |problem: String| Error::Tensor { name: name.into(), problem };
-        let sum = rows.iter().try_fold(0usize, |sum, r| sum.checked_add(*r));
-        let sum = sum.filter(|sum| sum.checked_mul(cols).is_some()).ok_or_else(|| error("more than 2^64 elements".into()))?;
-        let (kind, bytes) = match self {
-            Self::Gguf(gguf) => (gguf.kind(name, sum, cols)?, gguf.bytes(name)?),
-            Self::Hf { .. } => {
-                let (file, hf) = self.shaped(name, &[sum, cols], config)?;
-                (file.block_type(&hf)?, file.bytes(&hf)?)
-            }
-        };
+        let (kind, bytes) = self.blocks(name, (rows, cols), config)?;
         let (block, size) = kind.block();
         let row = cols / block * size;
         let mut left = &bytes[..];
         let part = |&rows: &usize| {
-            let short = || error(format!("{} bytes are left for {rows} rows of {row}", left.len()));
+            let problem = || format!("{} bytes are left for {rows} rows of {row}", left.len());
+            let short = || Error::Tensor { name: name.into(), problem: problem() };
             let (own, rest) = rows.checked_mul(row).and_then(|n| left.split_at_checked(n)).ok_or_else(short)?;
             left = rest;
             place.matrix(name, kind, (rows, cols), own)
         };
         rows.iter().map(part).collect()
+    }
+
+    /// The type of a tensor of `rows` rows in all, and its bytes.
+    pub(super) fn blocks(&self, name: &str, (rows, cols): (&[usize], usize), config: &Config) -> Result<(BlockType, Vec<u8>)> {
+        let sum = sum(name, (rows, cols))?;
+        match self {
+            Self::Gguf(gguf) => Ok((gguf.kind(name, sum, cols)?, gguf.bytes(name)?)),
+            Self::Hf { .. } => {
+                let (file, hf) = self.shaped(name, &[sum, cols], config)?;
+                Ok((file.block_type(&hf)?, file.bytes(&hf)?))
+            }
+            Self::Part(part) => part.blocks(name, (rows, cols)),
+        }
+    }
+
+    /// The type of a tensor of this shape. Nothing is read.
+    pub(super) fn kind(&self, name: &str, (rows, cols): (usize, usize), config: &Config) -> Result<BlockType> {
+        match self {
+            Self::Gguf(gguf) => gguf.kind(name, rows, cols),
+            Self::Hf { .. } => {
+                let (file, hf) = self.shaped(name, &[rows, cols], config)?;
+                file.block_type(&hf)
+            }
+            Self::Part(part) => part.kind(name, (rows, cols)),
+        }
     }
 
     pub(super) fn vector(&self, name: &str, len: usize, config: &Config) -> Result<Vec<f32>> {
@@ -191,6 +216,13 @@ impl Files<'_> {
                 let (file, hf) = self.shaped(name, &[len], config)?;
                 Ok(file.tensor(&hf)?.values.into_f32())
             }
+            Self::Part(part) => part.vector(name, len),
         }
     }
+}
+
+/// All rows, where their elements can be counted.
+fn sum(name: &str, (rows, cols): (&[usize], usize)) -> Result<usize> {
+    let sum = rows.iter().try_fold(0usize, |sum, r| sum.checked_add(*r)).filter(|sum| sum.checked_mul(cols).is_some());
+    sum.ok_or_else(|| Error::Tensor { name: name.into(), problem: "more than 2^64 elements".into() })
 }

@@ -11,6 +11,7 @@ pub mod cuda;
 mod experts;
 mod files;
 mod pictures;
+pub mod shards;
 mod state;
 mod weights;
 
@@ -27,6 +28,7 @@ use crate::{
 };
 use experts::FeedForward;
 use files::Files;
+use weights::Layer;
 
 pub use config::{Config, Experts, Family, Layers, Local};
 pub use pictures::{Features, Picture, whole};
@@ -140,19 +142,23 @@ enum Op {
 }
 
 /// What a pass does, in order: the same for every pass of a model, whatever its sequences and their lengths.
-fn plan<P: Place>(weights: &Weights<P>, config: &Config) -> Vec<Op> {
+fn plan<P: Place>(layers: &[Layer<P>], config: &Config) -> Vec<Op> {
     let mut plan = vec![Op::Embed];
-    for (i, layer) in weights.layers.iter().enumerate() {
-        plan.extend([Op::NormQkv(i), Op::RopeAppend(i), Op::Attend(i), Op::Output(i)]);
-        match layer.feed_forward {
-            FeedForward::Dense(_) => plan.extend([Op::GateUp(i), Op::Down(i)]),
-            FeedForward::Mixture(_) => plan.push(Op::Experts(i)),
-        }
-        if i < config.deepstack {
-            plan.push(Op::Deep(i));
-        }
-    }
+    plan.extend(layers.iter().enumerate().flat_map(|(i, layer)| layer_plan(i, layer, config)));
     plan.push(Op::Head);
+    plan
+}
+
+/// What it does in layer `i`.
+fn layer_plan<P: Place>(i: usize, layer: &Layer<P>, config: &Config) -> Vec<Op> {
+    let mut plan = vec![Op::NormQkv(i), Op::RopeAppend(i), Op::Attend(i), Op::Output(i)];
+    match layer.feed_forward {
+        FeedForward::Dense(_) => plan.extend([Op::GateUp(i), Op::Down(i)]),
+        FeedForward::Mixture(_) => plan.push(Op::Experts(i)),
+    }
+    if i < config.deepstack {
+        plan.push(Op::Deep(i));
+    }
     plan
 }
 
@@ -192,7 +198,7 @@ impl Decoder {
         let weights = Weights::load(files, &config, &Cpu, pool)?;
         let local = config.local.as_ref().and_then(|l| l.rope.as_ref()).unwrap_or(&config.rope).rotation();
         let global = config.rope.rotation();
-        let plan = plan(&weights, &config);
+        let plan = plan(&weights.layers, &config);
         Ok(Self { config, weights, plan, global, local })
     }
 
@@ -319,20 +325,25 @@ impl Decoder {
 
     /// Runs the plan over new tokens of several sequences; the wanted logits are appended to the workspace's.
     fn pass(&self, pool: &Pool, workspace: &mut Workspace, store: &mut KvStore, slices: &[Slice]) {
-        let n = slices.iter().map(|s| s.tokens.len()).sum();
         for op in &self.plan {
-            match *op {
-                Op::Embed => self.embed(workspace, slices),
-                Op::NormQkv(layer) => self.norm_qkv(pool, workspace, layer, n),
-                Op::RopeAppend(layer) => self.rope_append(pool, workspace, (store, slices), layer, n),
-                Op::Attend(layer) => self.attend(pool, workspace, (store, slices), layer, n),
-                Op::Output(layer) => self.output(pool, workspace, layer, n),
-                Op::GateUp(layer) => self.gate_up(pool, workspace, layer, n),
-                Op::Down(layer) => self.down(pool, workspace, layer, n),
-                Op::Experts(layer) => self.experts(pool, workspace, layer, n),
-                Op::Deep(layer) => self.add_deep(workspace, slices, layer),
-                Op::Head => self.logits(pool, workspace, slices),
-            }
+            self.step(pool, workspace, store, slices, *op);
+        }
+    }
+
+    /// Runs one operation over the workspace's buffers.
+    fn step(&self, pool: &Pool, workspace: &mut Workspace, store: &mut KvStore, slices: &[Slice], op: Op) {
+        let n = slices.iter().map(|s| s.tokens.len()).sum();
+        match op {
+            Op::Embed => self.embed(workspace, slices),
+            Op::NormQkv(layer) => self.norm_qkv(pool, workspace, layer, n),
+            Op::RopeAppend(layer) => self.rope_append(pool, workspace, (store, slices), layer, n),
+            Op::Attend(layer) => self.attend(pool, workspace, (store, slices), layer, n),
+            Op::Output(layer) => self.output(pool, workspace, layer, n),
+            Op::GateUp(layer) => self.gate_up(pool, workspace, layer, n),
+            Op::Down(layer) => self.down(pool, workspace, layer, n),
+            Op::Experts(layer) => self.experts(pool, workspace, layer, n),
+            Op::Deep(layer) => self.add_deep(workspace, slices, layer),
+            Op::Head => self.logits(pool, workspace, slices),
         }
     }
 

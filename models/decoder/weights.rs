@@ -1,5 +1,7 @@
 //! The weights of a decoder, from GGUF or from HF's safetensors, held against its [`Config`].
 
+use std::ops::Range;
+
 use dreamseed_kernels::{BlockType, Matrix, Pool};
 
 use super::{
@@ -22,6 +24,14 @@ pub trait Place: Sync {
     /// [`Error::Tensor`] when the bytes do not fit the shape; where memory runs out, the place's own.
     fn matrix(&self, name: &str, kind: BlockType, shape: (usize, usize), bytes: &[u8]) -> Result<Self::Matrix>;
 
+    /// Takes rows of floats that may be rounded to what the place multiplies them in.
+    ///
+    /// # Errors
+    /// As [`Place::matrix`].
+    fn rounded(&self, name: &str, shape: (usize, usize), values: &[f32]) -> Result<Self::Matrix> {
+        self.matrix(name, BlockType::F32, shape, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())
+    }
+
     /// Takes floats.
     ///
     /// # Errors
@@ -39,6 +49,26 @@ impl Place for Cpu {
 
     fn matrix(&self, name: &str, kind: BlockType, (rows, cols): (usize, usize), bytes: &[u8]) -> Result<Matrix> {
         let matrix = Matrix::from_blocks(kind, rows, cols, bytes);
+        matrix.map_err(|e| Error::Tensor { name: name.into(), problem: e.to_string() })
+    }
+
+    fn vector(&self, values: Vec<f32>) -> Result<Vec<f32>> {
+        Ok(values)
+    }
+}
+
+/// The processor's memory, as [`Cpu`], packed by all threads.
+impl Place for Pool {
+    type Matrix = Matrix;
+    type Vector = Vec<f32>;
+
+    fn matrix(&self, name: &str, kind: BlockType, (rows, cols): (usize, usize), bytes: &[u8]) -> Result<Matrix> {
+        let matrix = Matrix::from_blocks_on(self, kind, rows, cols, bytes);
+        matrix.map_err(|e| Error::Tensor { name: name.into(), problem: e.to_string() })
+    }
+
+    fn rounded(&self, name: &str, (rows, cols): (usize, usize), values: &[f32]) -> Result<Matrix> {
+        let matrix = Matrix::from_f32(rows, cols, values);
         matrix.map_err(|e| Error::Tensor { name: name.into(), problem: e.to_string() })
     }
 
@@ -190,7 +220,9 @@ impl<P: Place> Loader<'_, P> {
         let name = self.name(part, "weight");
         match self.files {
             Files::Gguf(_) => self.files.matrices(self.place, &name, (&vec![rows; count], cols), self.config),
-            Files::Hf { .. } => (0..count).map(|expert| self.matrix(&format!("{part}.{expert}"), rows, cols)).collect(),
+            Files::Hf { .. } | Files::Part(_) => {
+                (0..count).map(|expert| self.matrix(&format!("{part}.{expert}"), rows, cols)).collect()
+            }
         }
     }
 
@@ -207,10 +239,17 @@ fn norm(files: &Files, name: &str, len: usize, config: &Config) -> Result<Vec<f3
     Ok(weight)
 }
 
-impl<P: Place> Weights<P> {
-    /// Reads and packs everything, layers in parallel.
-    pub(super) fn load(files: &Files, config: &Config, place: &P, pool: &Pool) -> Result<Self> {
-        let Config { vocab, dim, layers, .. } = *config;
+/// What a model's files hold, read piece by piece to where each piece is to lie.
+pub(super) struct Reader<'a> {
+    files: &'a Files<'a>,
+    config: &'a Config,
+    pool: &'a Pool,
+}
+
+impl<'a> Reader<'a> {
+    /// Holds the names of the tensors against the configuration. Nothing is read yet.
+    pub(super) fn new(files: &'a Files, config: &'a Config, pool: &'a Pool) -> Result<Self> {
+        let layers = config.layers;
         // The last layer's first tensor: a lying count is found before anything is allocated for it.
         let last = format!("blk.{}.attn_norm.weight", layers - 1);
         if !files.has(&last, config) {
@@ -225,16 +264,40 @@ impl<P: Place> Weights<P> {
             );
             return Err(Error::Unsupported(format!("the tensor {name}, which is {why}")));
         }
-        let embeddings = files.matrix(place, "token_embd.weight", (vocab, dim), config)?;
-        let output = (!config.tied).then(|| files.matrix(place, "output.weight", (vocab, dim), config)).transpose()?;
-        let mut loaded: Vec<Option<Result<Layer<P>>>> = (0..layers).map(|_| None).collect();
-        pool.for_each_chunk(&mut loaded, 1, |layer, slot| slot[0] = Some(Loader { files, config, place, layer }.load()));
-        Ok(Self {
-            embeddings,
-            layers: loaded.into_iter().flatten().collect::<Result<_>>()?,
-            output_norm: place.vector(norm(files, "output_norm.weight", dim, config)?)?,
-            output,
-        })
+        Ok(Self { files, config, pool })
+    }
+
+    /// (vocab, dim)
+    pub(super) fn embeddings<P: Place>(&self, place: &P) -> Result<P::Matrix> {
+        self.files.matrix(place, "token_embd.weight", (self.config.vocab, self.config.dim), self.config)
+    }
+
+    /// The last norm, (dim), and the output matrix, (vocab, dim); `None`: the embeddings serve.
+    pub(super) fn head<P: Place>(&self, place: &P) -> Result<(P::Vector, Option<P::Matrix>)> {
+        let Config { vocab, dim, tied, .. } = *self.config;
+        let output = (!tied).then(|| self.files.matrix(place, "output.weight", (vocab, dim), self.config)).transpose()?;
+        Ok((place.vector(norm(self.files, "output_norm.weight", dim, self.config)?)?, output))
+    }
+
+    /// Some of the layers, in parallel.
+    pub(super) fn layers<P: Place>(&self, place: &P, layers: Range<usize>) -> Result<Vec<Layer<P>>> {
+        let (files, config, first) = (self.files, self.config, layers.start);
+        let mut loaded: Vec<Option<Result<Layer<P>>>> = layers.map(|_| None).collect();
+        self.pool.for_each_chunk(&mut loaded, 1, |i, slot| {
+            slot[0] = Some(Loader { files, config, place, layer: first + i }.load());
+        });
+        loaded.into_iter().flatten().collect()
+    }
+}
+
+impl<P: Place> Weights<P> {
+    /// Reads and packs everything.
+    pub(super) fn load(files: &Files, config: &Config, place: &P, pool: &Pool) -> Result<Self> {
+        let reader = Reader::new(files, config, pool)?;
+        let embeddings = reader.embeddings(place)?;
+        let layers = reader.layers(place, 0..config.layers)?;
+        let (output_norm, output) = reader.head(place)?;
+        Ok(Self { embeddings, layers, output_norm, output })
     }
 }
 

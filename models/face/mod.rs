@@ -1,6 +1,7 @@
-//! Face: detector, mesh of 468 points, irises, expression.
+//! Face: detector, mesh of 468 points, where the head points, irises, expression.
 
 pub mod expression;
+pub mod head;
 mod iris;
 mod mesh;
 mod track;
@@ -11,6 +12,7 @@ use serde::Serialize;
 
 pub use track::{FaceTracker, Options};
 
+use crate::Processor;
 use crate::detection::{self, Detector};
 use crate::graph::Network;
 use crate::weights::Result;
@@ -25,23 +27,25 @@ pub struct FaceNets {
     mesh: MeshNet,
     expression: Option<ExpressionNet>,
     iris: Option<IrisNet>,
+    on: Processor,
 }
 
 impl FaceNets {
-    /// From `face_detection_short_range.tflite`, `face_landmark.tflite` and, if wanted, `emotion.json`.
-    pub fn open(detector: &Path, mesh: &Path, expression: Option<&Path>) -> Result<Self> {
+    /// From `face_detection_short_range.tflite`, `face_landmark.tflite` and, if wanted, `emotion.json`; all run `on` one processor.
+    pub fn open(on: &Processor, detector: &Path, mesh: &Path, expression: Option<&Path>) -> Result<Self> {
         let config = detection::Config { side: 128, strides: &[8, 16, 16, 16], keypoints: 6, min_score: 0.5, max_overlap: 0.3 };
         Ok(Self {
-            detector: Detector::new(Network::open(detector)?, config)?,
-            mesh: MeshNet::new(Network::open(mesh)?)?,
-            expression: expression.map(|p| ExpressionNet::new(Network::open(p)?)).transpose()?,
+            detector: Detector::new(Network::open_on(on, detector)?, config)?,
+            mesh: MeshNet::new(Network::open_on(on, mesh)?)?,
+            expression: expression.map(|p| ExpressionNet::new(Network::open_on(on, p)?)).transpose()?,
             iris: None,
+            on: on.clone(),
         })
     }
 
     /// With `iris_landmark.tflite`, from which the direction of the gaze follows.
     pub fn with_iris(mut self, iris: &Path) -> Result<Self> {
-        self.iris = Some(IrisNet::new(Network::open(iris)?)?);
+        self.iris = Some(IrisNet::new(Network::open_on(&self.on, iris)?)?);
         Ok(self)
     }
 

@@ -7,8 +7,9 @@ use dreamseed_kernels::cpu::block::Block;
 use dreamseed_kernels::cpu::conv::{Act, Finish};
 use dreamseed_kernels::cpu::elementwise::{Binary, Broadcast};
 
-/// Fuses what can be fused and drops layers that no output needs.
-pub(crate) fn fuse(graph: &mut Resolved) {
+/// Fuses what can be fused and drops layers that no output needs. `blocks`: whether depthwise convolutions join the pointwise ones
+/// around them.
+pub(crate) fn fuse(graph: &mut Resolved, blocks: bool) {
     drop_unused(graph);
     fold_pads(graph);
     drop_unused(graph);
@@ -19,7 +20,9 @@ pub(crate) fn fuse(graph: &mut Resolved) {
     graph.layers = fuser.layers.into_iter().flatten().collect();
     resize_last(graph);
     drop_unused(graph);
-    join_blocks(graph);
+    if blocks {
+        join_blocks(graph);
+    }
 }
 
 /// Depthwise convolutions join the pointwise ones around them where nothing else reads what lies between.

@@ -16,9 +16,9 @@ pub(crate) enum Place {
     Slot(usize),
 }
 
-/// One operation, ready to run.
-pub(crate) struct Step {
-    pub(crate) run: Run,
+/// One operation, ready to run as `R`.
+pub(crate) struct Step<R = Run> {
+    pub(crate) run: R,
     pub(crate) a: (Place, usize), // first operand and its length
     pub(crate) b: Option<(Place, usize)>,
     pub(crate) residual: Option<(Place, usize, usize)>, // place, length, channels
@@ -26,7 +26,7 @@ pub(crate) struct Step {
     pub(crate) macs: u64,
 }
 
-/// What a step runs.
+/// What a step runs on the processor.
 pub(crate) enum Run {
     Conv(Conv),
     Depthwise(Depthwise),
@@ -37,20 +37,30 @@ pub(crate) enum Run {
 }
 
 /// A network's steps, constants and buffer sizes.
-pub(crate) struct Plan {
-    pub(crate) steps: Vec<Step>,
+pub(crate) struct Plan<R = Run> {
+    pub(crate) steps: Vec<Step<R>>,
     pub(crate) constants: Vec<Arc<Vec<f32>>>,
     pub(crate) slots: Vec<usize>,            // elements
-    pub(crate) inputs: Vec<usize>,           // elements
     pub(crate) outputs: Vec<(usize, usize)>, // slot, elements
 }
 
 /// Positions of all pooling and resizing layers together: tables that are worked out beforehand.
 const POSITIONS: usize = 1 << 22;
 
-/// Packs the layers and assigns buffers.
-pub(crate) fn plan(graph: &Resolved) -> Result<Plan> {
-    let mut p = Planner::new(graph);
+/// Who runs a plan: the processor, or a GPU.
+pub(crate) trait Target {
+    /// A layer with its constants where they are needed.
+    type Run;
+    /// Whether each output has a slot of its own, so that all can be read together.
+    const OWN_OUTPUTS: bool;
+
+    /// Prepares a layer. `name`: its output's, for errors.
+    fn pack(&self, name: &str, layer: &Layer) -> Result<Self::Run>;
+}
+
+/// Prepares the layers for `target` and assigns buffers.
+pub(crate) fn plan<T: Target>(graph: &Resolved, target: &T) -> Result<Plan<T::Run>> {
+    let mut p = Planner::new(graph, target);
     let mut positions = 0usize;
     for (i, layer) in graph.layers.iter().enumerate() {
         if let Kind::Pooling(window, _) = &layer.kind {
@@ -75,24 +85,64 @@ fn depthwise(w: &Weighted, finish: Finish) -> std::result::Result<Depthwise, Win
     Depthwise::new(w.window.clone(), &w.weights, &w.bias, finish)
 }
 
+/// The processor.
+pub(crate) struct Cpu;
+
+impl Target for Cpu {
+    type Run = Run;
+    const OWN_OUTPUTS: bool = false;
+
+    fn pack(&self, name: &str, layer: &Layer) -> Result<Run> {
+        let fail = |e: WindowError| Error::Tensor { name: name.to_owned(), problem: e.to_string() };
+        let finish = layer.finish.clone();
+        Ok(match &layer.kind {
+            Kind::Conv(w) => Run::Conv(dense(w, finish).map_err(fail)?),
+            Kind::Depthwise(w) => Run::Depthwise(depthwise(w, finish).map_err(fail)?),
+            Kind::Block { expand, depthwise: d, project } => {
+                let first = expand.as_ref().map(|(w, finish)| dense(w, finish.clone())).transpose().map_err(fail)?;
+                let (middle, last) = (depthwise(&d.0, d.1.clone()).map_err(fail)?, dense(project, finish).map_err(fail)?);
+                Run::Block(Box::new(Block::new(first, middle, last).map_err(fail)?))
+            }
+            Kind::Pooling(window, reduce) => Run::Pooling(Pooling::new(window.clone(), *reduce, finish.after).map_err(fail)?),
+            Kind::Resize { input, size, centres } => Run::Resize(Resize::new(*input, *size, *centres, finish).map_err(fail)?),
+            Kind::Simple(op) => Run::Simple(op.clone()),
+        })
+    }
+}
+
 /// Multiply-adds of a convolution: one for each weight and pixel.
 fn macs(w: &Weighted) -> u64 {
     let pixels = w.window.output[..2].iter().map(|&n| n as u64).product::<u64>();
     pixels.saturating_mul(w.weights.len() as u64)
 }
 
-struct Planner<'a> {
+/// Multiply-adds of a layer, about.
+fn work(kind: &Kind, a: usize, out: usize) -> u64 {
+    match kind {
+        Kind::Conv(w) | Kind::Depthwise(w) => macs(w),
+        Kind::Block { expand, depthwise: d, project } => {
+            let all = [&d.0, project].into_iter().chain(expand.as_ref().map(|e| &e.0)).map(macs);
+            all.fold(0, u64::saturating_add)
+        }
+        Kind::Pooling(window, _) => (out as u64).saturating_mul(window.taps() as u64),
+        Kind::Resize { .. } => out as u64 * 4,
+        Kind::Simple(_) => a.max(out) as u64,
+    }
+}
+
+struct Planner<'a, T: Target> {
+    target: &'a T,
     graph: &'a Resolved,
     root: Vec<usize>,          // value -> the value whose elements it shares
     last: Vec<usize>,          // root -> last layer that reads it; usize::MAX for outputs
     place: Vec<Option<Place>>, // root -> where
     free: Vec<usize>,          // slots
-    plan: Plan,
+    plan: Plan<T::Run>,
     macs: u64,
 }
 
-impl<'a> Planner<'a> {
-    fn new(graph: &'a Resolved) -> Self {
+impl<'a, T: Target> Planner<'a, T> {
+    fn new(graph: &'a Resolved, target: &'a T) -> Self {
         let n = graph.values.len();
         let mut root: Vec<usize> = (0..n).collect();
         let mut last = vec![0; n];
@@ -104,10 +154,9 @@ impl<'a> Planner<'a> {
         }
         graph.outputs.iter().for_each(|&o| last[root[o]] = usize::MAX);
         let mut place = vec![None; n];
-        let inputs = graph.inputs.iter().map(|&v| elements(graph, v)).collect();
         graph.inputs.iter().enumerate().for_each(|(i, &v)| place[v] = Some(Place::Input(i)));
-        let plan = Plan { steps: Vec::new(), constants: Vec::new(), slots: Vec::new(), inputs, outputs: Vec::new() };
-        Self { graph, root, last, place, free: Vec::new(), plan, macs: 0 }
+        let plan = Plan { steps: Vec::new(), constants: Vec::new(), slots: Vec::new(), outputs: Vec::new() };
+        Self { target, graph, root, last, place, free: Vec::new(), plan, macs: 0 }
     }
 
     fn layer(&mut self, i: usize, layer: &Layer) -> Result<()> {
@@ -117,27 +166,8 @@ impl<'a> Planner<'a> {
         let (a, b) = (self.operand(layer.inputs[0])?, layer.inputs.get(1).map(|&v| self.operand(v)).transpose()?);
         let residual = layer.residual.map(|(v, c)| self.operand(v).map(|(p, n)| (p, n, c))).transpose()?;
         let out = (self.slot(layer.output), elements(self.graph, layer.output));
-        let fail =
-            |e: WindowError| Error::Tensor { name: self.graph.values[layer.output].name.clone(), problem: e.to_string() };
-        let finish = layer.finish.clone();
-        let (run, macs) = match &layer.kind {
-            Kind::Conv(w) => (Run::Conv(dense(w, finish).map_err(fail)?), macs(w)),
-            Kind::Depthwise(w) => (Run::Depthwise(depthwise(w, finish).map_err(fail)?), macs(w)),
-            Kind::Block { expand, depthwise: d, project } => {
-                let first = expand.as_ref().map(|(w, finish)| dense(w, finish.clone())).transpose().map_err(fail)?;
-                let (middle, last) = (depthwise(&d.0, d.1.clone()).map_err(fail)?, dense(project, finish).map_err(fail)?);
-                let all = [&d.0, project].into_iter().chain(expand.as_ref().map(|e| &e.0)).map(macs);
-                (Run::Block(Box::new(Block::new(first, middle, last).map_err(fail)?)), all.fold(0, u64::saturating_add))
-            }
-            Kind::Pooling(window, reduce) => {
-                let macs = (out.1 as u64).saturating_mul(window.taps() as u64);
-                (Run::Pooling(Pooling::new(window.clone(), *reduce, finish.after).map_err(fail)?), macs)
-            }
-            Kind::Resize { input, size, centres } => {
-                (Run::Resize(Resize::new(*input, *size, *centres, finish).map_err(fail)?), out.1 as u64 * 4)
-            }
-            Kind::Simple(op) => (Run::Simple(op.clone()), a.1.max(out.1) as u64),
-        };
+        let run = self.target.pack(&self.graph.values[layer.output].name, layer)?;
+        let macs = work(&layer.kind, a.1, out.1);
         self.macs = self.macs.saturating_add(macs);
         if self.macs > limits::MACS {
             return Err(Error::Unsupported(format!("a run takes more than {} multiply-adds", limits::MACS)));
@@ -184,6 +214,11 @@ impl<'a> Planner<'a> {
         if let Some(Place::Slot(slot)) = self.place[root] {
             return slot;
         }
+        if T::OWN_OUTPUTS && self.last[root] == usize::MAX {
+            self.plan.slots.push(need);
+            self.place[root] = Some(Place::Slot(self.plan.slots.len() - 1));
+            return self.plan.slots.len() - 1;
+        }
         let slots = &mut self.plan.slots;
         // The smallest that is large enough, or else the largest, which then grows.
         let best = (0..self.free.len()).min_by_key(|&f| {
@@ -203,7 +238,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Outputs that are inputs or constants get a copy; then the limits.
-    fn finish(mut self) -> Result<Plan> {
+    fn finish(mut self) -> Result<Plan<T::Run>> {
         for &o in &self.graph.outputs {
             let (place, len) = self.operand(o)?;
             let slot = match place {
@@ -211,7 +246,9 @@ impl<'a> Planner<'a> {
                 a => {
                     self.plan.slots.push(len);
                     let out = (self.plan.slots.len() - 1, len);
-                    let run = Run::Simple(Simple::Copy);
+                    let kind = Kind::Simple(Simple::Copy);
+                    let copy = Layer { kind, inputs: vec![o], output: o, finish: Finish::default(), residual: None };
+                    let run = self.target.pack(&self.graph.values[o].name, &copy)?;
                     self.plan.steps.push(Step { run, a: (a, len), b: None, residual: None, out, macs: len as u64 });
                     out.0
                 }
@@ -229,6 +266,7 @@ impl<'a> Planner<'a> {
     }
 }
 
-fn elements(graph: &Resolved, v: usize) -> usize {
+/// Elements of a value.
+pub(crate) fn elements(graph: &Resolved, v: usize) -> usize {
     graph.values[v].shape.iter().flatten().product()
 }

@@ -7,6 +7,7 @@ use dreamseed_kernels::Pool;
 use super::associate::COCO;
 use super::landmarks::Seen;
 use super::{LANDMARK_NAMES, Landmark};
+use crate::Processor;
 use crate::image::{Image, Roi};
 use crate::vision::Precision;
 use crate::vision::encoder::State;
@@ -31,8 +32,8 @@ const ABSENT: Landmark = Landmark { x: f32::NAN, y: f32::NAN, z: f32::NAN, visib
 pub(super) struct CocoNet(VitPose);
 
 impl CocoNet {
-    pub(super) fn open(folder: &Path, pool: &Pool) -> Result<Self> {
-        let net = VitPose::open(folder, pool, Precision::Stored)?;
+    pub(super) fn open(target: &Processor, folder: &Path, pool: &Pool) -> Result<Self> {
+        let net = VitPose::open_at(target, folder, pool, Precision::Stored)?;
         match net.points() {
             17 => Ok(Self(net)),
             n => Err(Error::Unsupported(format!("{}: a net of {n} points; COCO's 17 are needed", folder.display()))),
@@ -40,11 +41,11 @@ impl CocoNet {
     }
 
     /// Looks at the upright box in `roi`: a square with a quarter more than the person's height. `None` where no body is found.
-    pub(super) fn look(&self, pool: &Pool, state: &mut State, image: &Image, roi: &Roi) -> Option<Seen> {
+    pub(super) fn look(&self, pool: &Pool, state: &mut State, image: &Image, roi: &Roi) -> Result<Option<Seen>> {
         let height = roi.size / MARGIN;
         let (width, [x, y]) = (height * ASPECT, roi.center);
         let region = self.0.region([x - width / 2.0, y - height / 2.0, width, height]);
-        seen(&self.0.detect(pool, image, &region, state))
+        Ok(seen(&self.0.detect(pool, image, &region, state)?))
     }
 }
 

@@ -15,6 +15,7 @@ use serde::{Serialize, ser::SerializeTuple};
 pub use multipose::{Found, MultiPose, MultiPoseSession};
 pub use track::{Options, Tracker};
 
+use crate::Processor;
 use crate::detection::{self, Detector};
 use crate::graph::Network;
 use crate::image::{Image, Roi};
@@ -29,6 +30,7 @@ pub struct Pose {
     detector: Detector,
     net: Net,
     finder: Option<MultiPose>,
+    on: Processor,
 }
 
 /// What finds the points of a body in a region.
@@ -40,14 +42,14 @@ enum Net {
 /// Buffers of a landmark net.
 enum NetSession {
     BlazePose(LandmarkSession),
-    VitPose(State),
+    VitPose(Box<State>),
 }
 
 impl Net {
     fn session(&self) -> NetSession {
         match self {
             Self::BlazePose(net) => NetSession::BlazePose(net.session()),
-            Self::VitPose(_) => NetSession::VitPose(State::default()),
+            Self::VitPose(_) => NetSession::VitPose(Box::default()),
         }
     }
 
@@ -55,37 +57,39 @@ impl Net {
     fn look(&self, pool: &Pool, session: &mut NetSession, image: &Image, roi: &Roi) -> Result<Option<Seen>> {
         match (self, session) {
             (Self::BlazePose(net), NetSession::BlazePose(session)) => net.look(pool, session, image, roi),
-            (Self::VitPose(net), NetSession::VitPose(state)) => Ok(net.look(pool, state, image, roi)),
+            (Self::VitPose(net), NetSession::VitPose(state)) => net.look(pool, state, image, roi),
             _ => unreachable!("a tracker's session is its net's own"),
         }
     }
 }
 
 impl Pose {
-    /// From `pose_detection.tflite` and one of `pose_landmark_{lite,full,heavy}.tflite`.
-    pub fn open(detector: &Path, landmarks: &Path) -> Result<Self> {
-        Self::new(detector, Net::BlazePose(Box::new(LandmarkNet::new(Network::open(landmarks)?)?)))
+    /// From `pose_detection.tflite` and one of `pose_landmark_{lite,full,heavy}.tflite`; all its networks run `on` one processor.
+    pub fn open(on: &Processor, detector: &Path, landmarks: &Path) -> Result<Self> {
+        Self::new(on, detector, Net::BlazePose(Box::new(LandmarkNet::new(Network::open_on(on, landmarks)?)?)))
     }
 
     /// From `pose_detection.tflite` and a folder of ViTPose as transformers writes it: COCO's 17 points in the picture. The other 16
-    /// landmarks and all depths are NaN with a visibility of 0, and there are no points in metres.
+    /// landmarks and all depths are NaN with a visibility of 0, and there are no points in metres. The detector runs `on` that processor,
+    /// ViTPose on the CPU.
     ///
     /// # Errors
     /// Files that cannot be used; a net of other points than those 17.
-    pub fn open_vitpose(detector: &Path, folder: &Path, pool: &Pool) -> Result<Self> {
-        Self::new(detector, Net::VitPose(Box::new(CocoNet::open(folder, pool)?)))
+    pub fn open_vitpose(on: &Processor, detector: &Path, folder: &Path, pool: &Pool) -> Result<Self> {
+        Self::new(on, detector, Net::VitPose(Box::new(CocoNet::open(on, folder, pool)?)))
     }
 
-    fn new(detector: &Path, net: Net) -> Result<Self> {
+    fn new(on: &Processor, detector: &Path, net: Net) -> Result<Self> {
         let config =
             detection::Config { side: 224, strides: &[8, 16, 32, 32, 32], keypoints: 4, min_score: 0.5, max_overlap: 0.3 };
-        Ok(Self { detector: Detector::new(Network::open(detector)?, config)?, net, finder: None })
+        let detector = Detector::new(Network::open_on(on, detector)?, config)?;
+        Ok(Self { detector, net, finder: None, on: on.clone() })
     }
 
     /// With `movenet-multipose.json`, which finds several people: BlazePose's detector is made for one who fills the picture, and
     /// of three who are 3/8 as high as the picture is wide it sees one.
     pub fn with_finder(mut self, finder: &Path) -> Result<Self> {
-        self.finder = Some(MultiPose::open(finder)?);
+        self.finder = Some(MultiPose::open_on(&self.on, finder)?);
         Ok(self)
     }
 

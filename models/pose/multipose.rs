@@ -5,6 +5,7 @@
 
 use dreamseed_kernels::Pool;
 
+use crate::Processor;
 use crate::graph::{Network, Session};
 use crate::image::{Border, Image, Roi, Sampling};
 use crate::weights::{Error, Result};
@@ -56,7 +57,12 @@ pub struct MultiPoseSession {
 impl MultiPose {
     /// From `movenet-multipose.json` with its weights beside it.
     pub fn open(path: &std::path::Path) -> Result<Self> {
-        let network = Network::open_outputs(path, &HEADS.map(|h| h.0))?;
+        Self::open_on(&Processor::Cpu, path)
+    }
+
+    /// As [`MultiPose::open`], to run where `processor` says.
+    pub fn open_on(processor: &Processor, path: &std::path::Path) -> Result<Self> {
+        let network = Network::open_outputs_on(processor, path, &HEADS.map(|h| h.0))?;
         let fits = network.outputs().iter().zip(HEADS).all(|(o, (_, channels))| o.shape == [1, CELLS, CELLS, channels]);
         match network.inputs() {
             [input] if fits && input.shape == [1, SIDE, SIDE, 3] => Ok(Self { network }),

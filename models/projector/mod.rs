@@ -78,7 +78,7 @@ impl Projector {
     pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
         let config = Config::from_gguf(gguf)?;
         let (file, pool) = (File::new(gguf, &config)?, Pool::new(1));
-        let loader = Loader { pool: &pool, tensors: &file, precision: Precision::Stored };
+        let loader = Loader { pool: &pool, place: &pool, tensors: &file, precision: Precision::Stored };
         let tower = Tower::load(&loader, &file, &config)?;
         let head = match config.kind {
             Kind::Gemma3 => {

@@ -74,6 +74,10 @@ pub struct Comparison {
     pub tempo: f64,
     /// Pearson's r of the pitch contours in semitones along the path, -1..1. `None` where too little is voiced or a voice is flat.
     pub pitch_correlation: Option<f64>,
+    /// The same as a concordance, -1..1: 2 cov / (var + var + (difference of the means)^2) (Lin 1989). As r for contours of one
+    /// range; lower the flatter or the wilder the learner's is, 0 for a flat voice. `None` where too little is voiced or the teacher's
+    /// voice is flat.
+    pub pitch_concordance: Option<f64>,
     /// Root mean square difference of the contours, semitones, each about its own median.
     pub pitch_rmse: Option<f64>,
     /// Learner's standard deviation of pitch over the teacher's, on the frames voiced in both: below 1 is flatter.
@@ -145,6 +149,7 @@ pub fn compare(pool: &Pool, learner: &Voice, teacher: &Voice) -> Option<Comparis
         distance: (square / steps.len() as f64).sqrt(),
         tempo,
         pitch_correlation: melody.correlation(),
+        pitch_concordance: melody.concordance(),
         pitch_rmse: melody.rmse(),
         pitch_range_ratio: melody.range_ratio(),
         pitch_difference: melody.difference(),
@@ -259,6 +264,14 @@ impl Melody {
 
     fn correlation(&self) -> Option<f64> {
         correlation(&self.0.iter().map(|p| p.1).collect::<Vec<_>>(), LEAST_SHAPE)
+    }
+
+    fn concordance(&self) -> Option<f64> {
+        let side = |of: usize| mean_sd(self.0.iter().map(move |p| p.1[of]));
+        let ((mean_l, sd_l), (mean_t, sd_t)) = (side(0)?, side(1).filter(|t| t.1 >= LEAST_SHAPE)?);
+        let product: f64 = self.0.iter().map(|(_, [l, t])| (l - mean_l) * (t - mean_t)).sum();
+        let covariance = product / (self.0.len() - 1) as f64;
+        Some(2.0 * covariance / (sd_l * sd_l + sd_t * sd_t + (mean_l - mean_t).powi(2)))
     }
 
     fn rmse(&self) -> Option<f64> {

@@ -74,7 +74,7 @@ fn a_reading_is_like_itself() {
     let pcm = say(6.0, straight, melody);
     let c = compared(&pcm, &pcm);
     assert!(c.path.iter().all(|p| p[0] == p[1]) && c.distance == 0.0 && c.tempo == 1.0);
-    for one in [c.pitch_correlation, c.energy_correlation, c.pitch_range_ratio, c.rhythm] {
+    for one in [c.pitch_correlation, c.pitch_concordance, c.energy_correlation, c.pitch_range_ratio, c.rhythm] {
         assert!((one.unwrap() - 1.0).abs() < 1e-9, "{one:?}");
     }
     assert_eq!((c.pitch_rmse, c.npvi_difference), (Some(0.0), Some(0.0)));
@@ -98,6 +98,14 @@ fn a_flat_voice_and_a_wrong_turn_are_found() {
     let teacher = say(6.0, straight, melody);
     let flat = compared(&say(6.0, straight, |_| 160.0), &teacher);
     assert!(flat.pitch_range_ratio.unwrap() < 0.2 && flat.pitch_correlation.is_none_or(|r| r < 0.5), "{flat:?}");
+    // where a correlation cannot be told of a voice without a shape, or is blind for one whose turns are all too small
+    assert!(flat.pitch_concordance.unwrap().abs() < 0.1, "{flat:?}");
+    let small = compared(&say(6.0, straight, |u| 160.0 * (melody(u) / 160.0).powf(0.3)), &teacher);
+    assert!(small.pitch_correlation.unwrap() > 0.9, "{small:?}");
+    let (seen, ratio) = (small.pitch_concordance.unwrap(), small.pitch_range_ratio.unwrap());
+    assert!((seen - 2.0 * ratio / (1.0 + ratio * ratio)).abs() < 0.05 && seen < 0.65, "{seen}, range {ratio}");
+    // a teacher without a melody sets none
+    assert_eq!(compared(&teacher, &say(6.0, straight, |_| 160.0)).pitch_concordance, None);
     // from 3 to 4 s five semitones too high
     let turn = compared(&say(6.0, straight, |u| melody(u) * if (3.0..4.0).contains(&u) { 1.335 } else { 1.0 }), &teacher);
     let Difference { span, semitones } = turn.pitch_difference.unwrap();

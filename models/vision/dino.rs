@@ -5,12 +5,14 @@ use std::path::Path;
 use dreamseed_kernels::{Activation, Pool};
 use serde::Deserialize;
 
+use super::backbone::{Backbone, Source};
 use super::encoder::{self, State};
-use super::load::{Loader, Part, Precision, Tensors};
+use super::load::{Part, Precision, Tensors};
 use super::preprocess::{Patches, Preprocess, Size};
 use super::resample::Filter;
-use super::vit::{Config, First, Layout, Names, Positions, Vit};
+use super::vit::{Config, First, Layout, Names, Positions};
 use super::{activation, either, read_json, unsupported};
+use crate::Processor;
 use crate::weights::{Result, safetensors};
 
 /// config.json; what a file leaves out has transformers' values.
@@ -88,7 +90,7 @@ impl Settings {
 
 /// A DINOv2 model.
 pub struct Dino {
-    vit: Vit,
+    vit: Backbone,
     preprocess: Preprocess,
 }
 
@@ -98,10 +100,18 @@ impl Dino {
     /// # Errors
     /// Missing or damaged files, settings that no model has (by field), tensors of another shape (by name).
     pub fn open(folder: &Path, pool: &Pool, precision: Precision) -> Result<Self> {
+        Self::open_at(&Processor::Cpu, folder, pool, precision)
+    }
+
+    /// As [`Dino::open`], to run where it is told.
+    ///
+    /// # Errors
+    /// As there; those of a GPU.
+    pub fn open_at(target: &Processor, folder: &Path, pool: &Pool, precision: Precision) -> Result<Self> {
         let path = folder.join("config.json");
         let config = read_json::<Settings>(&path)?.config().map_err(|p| unsupported(&path, p))?;
         let file = safetensors::File::open(&folder.join("model.safetensors"))?;
-        let vit = load(&Loader { pool, tensors: &file, precision }, config)?;
+        let vit = load(target, Source { pool, tensors: &file, precision }, config)?;
         let preprocess = Preprocess {
             size: Size::Shortest(256),
             filter: Filter::Bicubic,
@@ -113,7 +123,7 @@ impl Dino {
     }
 
     /// The transformer; its class token is what describes the picture.
-    pub fn vit(&self) -> &Vit {
+    pub fn vit(&self) -> &Backbone {
         &self.vit
     }
 
@@ -122,15 +132,18 @@ impl Dino {
         &self.preprocess
     }
 
-    /// The class token of a picture in patches, (width), not of unit length. `places`: of [`Vit::places`].
-    pub fn pool<'s>(&self, pool: &Pool, patches: &Patches, places: &[f32], state: &'s mut State) -> &'s [f32] {
-        self.vit.forward(pool, &patches.values, places, None, state);
-        &state.x[..self.vit.config().encoder.width]
+    /// The class token of a picture in patches, (width), not of unit length. `places`: of [`Backbone::places`].
+    ///
+    /// # Errors
+    /// Those of a GPU.
+    pub fn pool<'s>(&self, pool: &Pool, patches: &Patches, places: &[f32], state: &'s mut State) -> Result<&'s [f32]> {
+        self.vit.forward(pool, &patches.values, places, state, |_| 1)?;
+        Ok(&state.x[..self.vit.config().encoder.width])
     }
 }
 
 /// Names of the hub's files, and those of later versions of transformers.
-fn load(loader: &Loader, config: Config) -> Result<Vit> {
+fn load(target: &Processor, source: Source, config: Config) -> Result<Backbone> {
     let names = Names {
         patch: "embeddings.patch_embeddings.projection",
         positions: "embeddings.position_embeddings",
@@ -138,7 +151,7 @@ fn load(loader: &Loader, config: Config) -> Result<Vit> {
         registers: "embeddings.register_tokens",
         norm: "layernorm",
     };
-    Vit::load(loader, config, names, &|i, part| name(loader.tensors, &format!("encoder.layer.{i}."), part))
+    Backbone::load(target, source, config, names, &|i, part| name(source.tensors, &format!("encoder.layer.{i}."), part))
 }
 
 /// What the files of DINOv2 and ViTPose call the parts of a layer.
@@ -179,7 +192,7 @@ mod tests {
             let model = Dino::open(&folder, &pool, precision).unwrap();
             let patches = cut(&golden.floats("in.pixel_values"), [28, 28], 14);
             let mut state = State::default();
-            let pooled = model.pool(&pool, &patches, &model.vit.places(patches.grid), &mut state).to_vec();
+            let pooled = model.pool(&pool, &patches, &model.vit.places(patches.grid), &mut state).unwrap().to_vec();
             let errors =
                 [(&state.x, "out.last"), (&pooled, "out.pooled")].map(|(x, name)| relative_error(x, &golden.floats(name)));
             println!("DINOv2 {precision:?}: {errors:?}");
@@ -196,7 +209,7 @@ mod tests {
             for (h, w) in [(28, 28), (21, 35), (49, 42)] {
                 let patches = cut(&noise(3 * h * w, "pixels"), [h, w], 7);
                 let mut state = State::default();
-                model.pool(&pool, &patches, &model.vit.places(patches.grid), &mut state);
+                model.pool(&pool, &patches, &model.vit.places(patches.grid), &mut state).unwrap();
                 let error = relative_error(&state.x, &case.output(&format!("{h}x{w}")));
                 println!("{name} {h} x {w}: {error}");
                 assert!(error < 1e-4, "{name} {h} x {w}: {error}");

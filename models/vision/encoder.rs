@@ -2,8 +2,10 @@
 
 use dreamseed_kernels::cpu::math::gated;
 use dreamseed_kernels::{
-    Activation, Dense, Epilogue, Matrix, Pool, Product, Rope, attention_dense, layer_norm, linear, linear_many, rope, simd,
+    Activation, Dense, Epilogue, Pool, Product, Rope, attention_dense, layer_norm, linear, linear_many, rope, simd,
 };
+
+use crate::decoder::Place;
 
 /// Largest width and feed-forward width, most layers and heads that are believed: above every published model.
 const MAX_WIDTH: usize = 1 << 16;
@@ -56,11 +58,11 @@ impl Config {
 }
 
 /// `y = x w^T [+ b]`
-pub struct Linear {
+pub struct Linear<P: Place = Pool> {
     /// (out, in)
-    pub w: Matrix,
+    pub w: P::Matrix,
     /// (out)
-    pub b: Option<Vec<f32>>,
+    pub b: Option<P::Vector>,
 }
 
 impl Linear {
@@ -80,18 +82,18 @@ impl Linear {
 }
 
 /// Layer norm.
-pub struct Norm {
+pub struct Norm<P: Place = Pool> {
     /// (width)
-    pub gamma: Vec<f32>,
+    pub gamma: P::Vector,
     /// (width)
-    pub beta: Vec<f32>,
+    pub beta: P::Vector,
 }
 
 /// Feed-forward part.
-pub struct Mlp {
-    pub(super) gate: Option<Linear>, // (ffn, width)
-    pub(super) up: Linear,           // (ffn, width)
-    pub(super) down: Linear,         // (width, ffn)
+pub struct Mlp<P: Place = Pool> {
+    pub(super) gate: Option<Linear<P>>, // (ffn, width)
+    pub(super) up: Linear<P>,           // (ffn, width)
+    pub(super) down: Linear<P>,         // (width, ffn)
 }
 
 impl Mlp {
@@ -121,14 +123,14 @@ impl Mlp {
 }
 
 /// One layer. Layer scales are folded into `out` and `mlp.down` at load.
-pub(super) struct Layer {
-    pub(super) norm1: Norm,
-    pub(super) q: Linear,   // (width, width)
-    pub(super) k: Linear,   // (width, width)
-    pub(super) v: Linear,   // (width, width)
-    pub(super) out: Linear, // (width, width)
-    pub(super) norm2: Norm,
-    pub(super) mlp: Mlp,
+pub(super) struct Layer<P: Place = Pool> {
+    pub(super) norm1: Norm<P>,
+    pub(super) q: Linear<P>,   // (width, width)
+    pub(super) k: Linear<P>,   // (width, width)
+    pub(super) v: Linear<P>,   // (width, width)
+    pub(super) out: Linear<P>, // (width, width)
+    pub(super) norm2: Norm<P>,
+    pub(super) mlp: Mlp<P>,
 }
 
 /// A rotary embedding of queries and keys, and each token's row in its tables.
@@ -145,21 +147,26 @@ pub struct State {
     v: Vec<f32>,
     wide: Vec<f32>, // (tokens, ffn)
     gate: Vec<f32>, // (tokens, ffn) where it is gated
+    /// Where the model is there; what is above is empty then, but for what was read back.
+    #[cfg(feature = "cuda")]
+    pub(super) gpu: Option<super::cuda::Passes>,
 }
 
 /// The layers and the norm after them: immutable, shared by all passes.
-pub struct Encoder {
+pub struct Encoder<P: Place = Pool> {
     pub(super) config: Config,
-    pub(super) layers: Vec<Layer>,
-    pub(super) norm: Norm,
+    pub(super) layers: Vec<Layer<P>>,
+    pub(super) norm: Norm<P>,
 }
 
-impl Encoder {
+impl<P: Place> Encoder<P> {
     /// Its shapes.
     pub fn config(&self) -> &Config {
         &self.config
     }
+}
 
+impl Encoder {
     /// All layers and the last norm, in place in `state.x`.
     pub fn forward(&self, pool: &Pool, turn: Option<Turn>, state: &mut State) {
         (0..self.layers.len()).for_each(|i| self.layer(pool, i, turn, state));
@@ -173,7 +180,7 @@ impl Encoder {
     pub fn layer(&self, pool: &Pool, i: usize, turn: Option<Turn>, state: &mut State) {
         let (c, l) = (&self.config, &self.layers[i]);
         let (tokens, head_dim) = (state.x.len() / c.width, c.width / c.heads);
-        let State { x, h, q, k, v, wide, gate } = state;
+        let State { x, h, q, k, v, wide, gate, .. } = state;
         [&mut *h, q, k, v].into_iter().for_each(|b| b.resize(x.len(), 0.0));
         // 1. attention
         layer_norm(pool, x, (&l.norm1.gamma, &l.norm1.beta), c.eps, h);

@@ -1,8 +1,9 @@
 //! Weights of vision transformers from any file that names its tensors.
 
-use dreamseed_kernels::{BlockType, Matrix, Pool, quant::quantize_q8_0};
+use dreamseed_kernels::{BlockType, Pool, quant::quantize_q8_0};
 
 use super::encoder::{Config, Encoder, Layer, Linear, Mlp, Norm};
+use crate::decoder::Place;
 use crate::weights::{Error, Result, Tensor, Values, gguf::Gguf, safetensors};
 pub use crate::whisper::Precision;
 
@@ -90,46 +91,46 @@ pub enum Part {
 }
 
 /// How tensors are read and packed.
-#[derive(Clone, Copy)]
-pub struct Loader<'a> {
-    /// Threads that pack.
+pub struct Loader<'a, P = Pool> {
+    /// Threads that read.
     pub pool: &'a Pool,
+    /// Where they go.
+    pub place: &'a P,
     /// The file.
     pub tensors: &'a dyn Tensors,
     /// Of the weights of the layers.
     pub precision: Precision,
 }
 
-impl<'a> Loader<'a> {
+impl<P: Place> Loader<'_, P> {
     /// The layers and the norm after them. `name(i, part)` is what the file calls a part of layer i.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a config that no model has; [`Error::Tensor`] by name for what is missing or has another shape.
-    pub fn encoder(&self, config: Config, name: &(dyn Fn(usize, Part) -> String + Sync), norm: &str) -> Result<Encoder> {
+    pub fn encoder(&self, config: Config, name: &(dyn Fn(usize, Part) -> String + Sync), norm: &str) -> Result<Encoder<P>> {
         config.check().map_err(Error::Unsupported)?;
         let d = config.width;
-        let layer = |i: usize| -> Result<Layer> {
+        let layer = |i: usize| -> Result<Layer<P>> {
             let part = |part| name(i, part);
-            let alone = Loader { pool: &Pool::new(1), ..*self }; // layers are packed side by side
-            let [q, k, v] = alone.joined([part(Part::Query), part(Part::Key), part(Part::Value)], d, d)?;
+            let [q, k, v] = self.joined([part(Part::Query), part(Part::Key), part(Part::Value)], d, d)?;
             let (gate, up) = if config.gated {
-                let [gate, up] = alone.joined([part(Part::Gate), part(Part::Up)], config.ffn, d)?;
+                let [gate, up] = self.joined([part(Part::Gate), part(Part::Up)], config.ffn, d)?;
                 (Some(gate), up)
             } else {
-                (None, alone.linear(&part(Part::Up), config.ffn, d)?)
+                (None, self.linear(&part(Part::Up), config.ffn, d)?)
             };
-            let (scale1, scale2) = (alone.scale(&part(Part::Scale1), d)?, alone.scale(&part(Part::Scale2), d)?);
+            let (scale1, scale2) = (self.scale(&part(Part::Scale1), d)?, self.scale(&part(Part::Scale2), d)?);
             Ok(Layer {
-                norm1: alone.norm(&part(Part::Norm1), d)?,
+                norm1: self.norm(&part(Part::Norm1), d)?,
                 q,
                 k,
                 v,
-                out: alone.scaled(&part(Part::Out), d, d, scale1)?,
-                norm2: alone.norm(&part(Part::Norm2), d)?,
-                mlp: Mlp { gate, up, down: alone.scaled(&part(Part::Down), d, config.ffn, scale2)? },
+                out: self.scaled(&part(Part::Out), d, d, scale1)?,
+                norm2: self.norm(&part(Part::Norm2), d)?,
+                mlp: Mlp { gate, up, down: self.scaled(&part(Part::Down), d, config.ffn, scale2)? },
             })
         };
-        let mut slots: Vec<Option<Result<Layer>>> = (0..config.layers).map(|_| None).collect();
+        let mut slots: Vec<Option<Result<Layer<P>>>> = (0..config.layers).map(|_| None).collect();
         self.pool.for_each_chunk(&mut slots, 1, |i, slot| slot[0] = Some(layer(i)));
         let layers = slots.into_iter().flatten().collect::<Result<_>>()?;
         Ok(Encoder { layers, norm: self.norm(norm, d)?, config })
@@ -150,24 +151,25 @@ impl<'a> Loader<'a> {
     }
 
     /// A layer norm of this name.
-    pub fn norm(&self, name: &str, d: usize) -> Result<Norm> {
-        Ok(Norm { gamma: self.floats(&format!("{name}.weight"), &[d])?, beta: self.floats(&format!("{name}.bias"), &[d])? })
+    pub fn norm(&self, name: &str, d: usize) -> Result<Norm<P>> {
+        let read = |what: &str| self.place.vector(self.floats(&format!("{name}.{what}"), &[d])?);
+        Ok(Norm { gamma: read("weight")?, beta: read("bias")? })
     }
 
     /// A linear layer of this name; it may have no bias.
-    pub fn linear(&self, name: &str, rows: usize, cols: usize) -> Result<Linear> {
+    pub fn linear(&self, name: &str, rows: usize, cols: usize) -> Result<Linear<P>> {
         self.scaled(name, rows, cols, None)
     }
 
     /// A linear layer whose weights lie in the file as `shape`, rows outermost.
-    pub fn reshaped(&self, name: &str, rows: usize, shape: &[usize]) -> Result<Linear> {
+    pub fn reshaped(&self, name: &str, rows: usize, shape: &[usize]) -> Result<Linear<P>> {
         let w = self.floats(&format!("{name}.weight"), shape)?;
-        let b = self.bias(&format!("{name}.bias"), rows)?;
+        let b = self.vector(self.bias(&format!("{name}.bias"), rows)?)?;
         Ok(Linear { w: self.matrix(name, rows, shape[1..].iter().product(), &w)?, b })
     }
 
     /// Rows `i` of `N` equal parts of a joined layer, or `N` layers of their own names.
-    fn joined<const N: usize>(&self, names: [String; N], rows: usize, cols: usize) -> Result<[Linear; N]> {
+    fn joined<const N: usize>(&self, names: [String; N], rows: usize, cols: usize) -> Result<[Linear<P>; N]> {
         let parts = match names.iter().all(|n| *n == names[0]) {
             false => names.iter().map(|n| self.linear(n, rows, cols)).collect::<Result<Vec<_>>>()?,
             true => self.split(&format!("{}.weight", names[0]), &format!("{}.bias", names[0]), [N, rows, cols])?,
@@ -176,33 +178,37 @@ impl<'a> Loader<'a> {
     }
 
     /// `parts` linear layers of `rows` x `cols` that lie one under the other in one tensor.
-    pub fn split(&self, weight: &str, bias: &str, [parts, rows, cols]: [usize; 3]) -> Result<Vec<Linear>> {
+    pub fn split(&self, weight: &str, bias: &str, [parts, rows, cols]: [usize; 3]) -> Result<Vec<Linear<P>>> {
         let (matrices, b) = (self.matrices(weight, [parts, rows, cols])?, self.bias(bias, parts * rows)?);
-        let part = |(i, w): (usize, Matrix)| Linear { w, b: b.as_ref().map(|b| b[i * rows..][..rows].to_vec()) };
-        Ok(matrices.into_iter().enumerate().map(part).collect())
+        let bias = |i: usize| self.vector(b.as_ref().map(|b| b[i * rows..][..rows].to_vec()));
+        matrices.into_iter().enumerate().map(|(i, w)| Ok(Linear { w, b: bias(i)? })).collect()
     }
 
-    fn scaled(&self, name: &str, rows: usize, cols: usize, scale: Option<Vec<f32>>) -> Result<Linear> {
+    fn scaled(&self, name: &str, rows: usize, cols: usize, scale: Option<Vec<f32>>) -> Result<Linear<P>> {
         let (weight, mut b) = (format!("{name}.weight"), self.bias(&format!("{name}.bias"), rows)?);
         let Some(scale) = scale else {
-            let [w] = <[Matrix; 1]>::try_from(self.matrices(&weight, [1, rows, cols])?)
+            let [w] = <[P::Matrix; 1]>::try_from(self.matrices(&weight, [1, rows, cols])?)
                 .map_err(|_| problem(&weight, "is no matrix".into()))?;
-            return Ok(Linear { w, b });
+            return Ok(Linear { w, b: self.vector(b)? });
         };
         let mut w = self.floats(&weight, &[rows, cols])?;
         w.chunks_exact_mut(cols).zip(&scale).for_each(|(row, s)| row.iter_mut().for_each(|w| *w *= s));
         b.iter_mut().flatten().zip(&scale).for_each(|(b, s)| *b *= s);
-        Ok(Linear { w: self.matrix(name, rows, cols, &w)?, b })
+        Ok(Linear { w: self.matrix(name, rows, cols, &w)?, b: self.vector(b)? })
+    }
+
+    fn vector(&self, values: Option<Vec<f32>>) -> Result<Option<P::Vector>> {
+        values.map(|values| self.place.vector(values)).transpose()
     }
 
     /// `parts` matrices of `rows` x `cols` that lie one under the other.
-    fn matrices(&self, name: &str, [parts, rows, cols]: [usize; 3]) -> Result<Vec<Matrix>> {
+    fn matrices(&self, name: &str, [parts, rows, cols]: [usize; 3]) -> Result<Vec<P::Matrix>> {
         self.fits(name, &[parts * rows, cols])?;
         let Some((kind, bytes)) = self.tensors.blocks(name)? else {
             let w = self.floats(name, &[parts * rows, cols])?;
             return w.chunks_exact(rows * cols).map(|w| self.matrix(name, rows, cols, w)).collect();
         };
-        let packed = |bytes| Matrix::from_blocks(kind, rows, cols, bytes).map_err(|e| problem(name, e.to_string()));
+        let packed = |bytes| self.place.matrix(name, kind, (rows, cols), bytes);
         bytes.chunks_exact((bytes.len() / parts).max(1)).map(packed).collect()
     }
 
@@ -214,15 +220,15 @@ impl<'a> Loader<'a> {
         self.tensors.shape(name).map(|_| self.floats(name, &[rows])).transpose()
     }
 
-    /// Packed in the loader's precision. What is stored in half precision is widened: the products are the same.
-    pub fn matrix(&self, name: &str, rows: usize, cols: usize, values: &[f32]) -> Result<Matrix> {
-        let packed = match self.precision {
+    /// Packed in the loader's precision. What is stored in half precision is widened, or rounded to it where that is what is multiplied:
+    /// the products are the same.
+    pub fn matrix(&self, name: &str, rows: usize, cols: usize, values: &[f32]) -> Result<P::Matrix> {
+        match self.precision {
             Precision::Int8 if cols.is_multiple_of(BlockType::Q8_0.block().0) => {
-                Matrix::from_blocks_on(self.pool, BlockType::Q8_0, rows, cols, &quantize_q8_0(values))
+                self.place.matrix(name, BlockType::Q8_0, (rows, cols), &quantize_q8_0(values))
             }
-            _ => Matrix::from_f32(rows, cols, values),
-        };
-        packed.map_err(|e| problem(name, e.to_string()))
+            _ => self.place.rounded(name, (rows, cols), values),
+        }
     }
 }
 

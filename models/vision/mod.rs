@@ -1,6 +1,9 @@
 //! Vision encoders on the project's kernels: SigLIP and SigLIP 2 (pictures and texts in one space), DINOv2 (pictures alone), and
 //! ViTPose (17 body points by a transformer).
 
+mod backbone;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod dino;
 pub mod encoder;
 pub mod load;
@@ -17,13 +20,14 @@ use dreamseed_kernels::{Activation, Pool};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::Processor;
 use crate::image::Image;
 use crate::weights::{Error, Result, TEXT, read_whole};
 use encoder::State;
 use load::Tensors;
 use preprocess::Patches;
-use vit::Vit;
 
+pub use backbone::Backbone;
 pub use load::Precision;
 pub use siglip::SigLip;
 
@@ -58,10 +62,20 @@ impl Vision {
     /// Missing or damaged files, a model that this version does not run, settings that no model has (by field), tensors of
     /// another shape (by name).
     pub fn open(folder: &Path, pool: &Pool, precision: Precision) -> Result<Self> {
+        Self::open_at(&Processor::Cpu, folder, pool, precision)
+    }
+
+    /// As [`Vision::open`], to run where it is told.
+    ///
+    /// # Errors
+    /// As there; [`Error::Unsupported`] for heads that no kernel has, an error of the device where there is no room.
+    pub fn open_at(target: &Processor, folder: &Path, pool: &Pool, precision: Precision) -> Result<Self> {
         let path = folder.join("config.json");
         match read_json::<Kind>(&path)?.model_type.as_str() {
-            "siglip" | "siglip2" => SigLip::open(folder, pool, precision).map(|m| Self::SigLip(Box::new(m))),
-            "dinov2" | "dinov2_with_registers" => dino::Dino::open(folder, pool, precision).map(|m| Self::Dino(Box::new(m))),
+            "siglip" | "siglip2" => SigLip::open_at(target, folder, pool, precision).map(|m| Self::SigLip(Box::new(m))),
+            "dinov2" | "dinov2_with_registers" => {
+                dino::Dino::open_at(target, folder, pool, precision).map(|m| Self::Dino(Box::new(m)))
+            }
             other => {
                 let known = "siglip, siglip2, dinov2 and dinov2_with_registers";
                 Err(unsupported(&path, format!("model_type is {other:?}: {known} are allowed")))
@@ -78,7 +92,7 @@ impl Vision {
     }
 
     /// The transformer over patches.
-    pub fn vit(&self) -> &Vit {
+    pub fn vit(&self) -> &Backbone {
         match self {
             Self::SigLip(model) => model.vit(),
             Self::Dino(model) => model.vit(),
@@ -86,16 +100,22 @@ impl Vision {
     }
 
     /// The embedding of a picture, of unit length.
-    pub fn embed(&self, pool: &Pool, image: &Image, session: &mut Session) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// Those of a GPU, as of all that runs the model.
+    pub fn embed(&self, pool: &Pool, image: &Image, session: &mut Session) -> Result<Vec<f32>> {
         let preprocess = match self {
             Self::SigLip(model) => model.preprocess(),
             Self::Dino(model) => model.preprocess(),
         };
-        siglip::unit(self.forward(pool, &preprocess.patches(image, self.vit().config().patch), session))
+        Ok(siglip::unit(self.forward(pool, &preprocess.patches(image, self.vit().config().patch), session)?))
     }
 
     /// The embedding of a picture in patches, as the model gives it: not of unit length.
-    pub fn forward(&self, pool: &Pool, patches: &Patches, session: &mut Session) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// As [`Vision::embed`].
+    pub fn forward(&self, pool: &Pool, patches: &Patches, session: &mut Session) -> Result<Vec<f32>> {
         let vit = self.vit();
         if session.grid != patches.grid
             || session.places.len() != patches.grid[0] * patches.grid[1] * vit.config().encoder.width
@@ -104,7 +124,7 @@ impl Vision {
         }
         match self {
             Self::SigLip(model) => model.pool(pool, patches, &session.places, &mut session.state),
-            Self::Dino(model) => model.pool(pool, patches, &session.places, &mut session.state).to_vec(),
+            Self::Dino(model) => Ok(model.pool(pool, patches, &session.places, &mut session.state)?.to_vec()),
         }
     }
 }
@@ -218,7 +238,7 @@ pub(crate) mod tests {
             let mut session = Session::default();
             for (w, h) in [(1, 1), (300, 2), (64, 48), (5, 700), (64, 48)] {
                 let image = vec![90; w * h * 3];
-                let x = model.embed(&pool, &Image::new(w as u32, h as u32, &image).unwrap(), &mut session);
+                let x = model.embed(&pool, &Image::new(w as u32, h as u32, &image).unwrap(), &mut session).unwrap();
                 assert!((x.iter().map(|v| v * v).sum::<f32>() - 1.0).abs() < 1e-4, "{name} {w} x {h}");
             }
         }

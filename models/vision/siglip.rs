@@ -1,19 +1,26 @@
 //! SigLIP and SigLIP 2: pictures and texts in one space, and how probable it is that a text fits a picture (Zhai et al. 2023,
 //! Tschannen et al. 2025). Fixed sizes and NaFlex (any shape, up to a number of patches).
 
+mod words;
+
 use std::path::Path;
 
-use dreamseed_kernels::{Activation, Dense, Matrix, Pool, attention_dense, layer_norm};
+#[cfg(feature = "cuda")]
+use dreamseed_kernels::cuda::Device;
+use dreamseed_kernels::{Activation, Dense, Pool, attention_dense, layer_norm};
 use serde::Deserialize;
 
+use super::backbone::{Backbone, Source};
 use super::encoder::{self, Encoder, Linear, Mlp, Norm, State};
 use super::load::{Loader, Part, Precision};
 use super::preprocess::{Patches, Preprocess, Size};
 use super::resample::Filter;
-use super::vit::{Config, First, Layout, Names, Positions, Vit};
+use super::vit::{Config, First, Layout, Names, Positions};
 use super::{activation, read_json, unsupported};
-use crate::tokenizer::hub;
-use crate::weights::{Error, Result, TEXT, read_whole, safetensors};
+use crate::Processor;
+use crate::decoder::Place;
+use crate::weights::{Error, Result, safetensors};
+use words::Words;
 
 /// Largest vocabulary and longest text that are believed.
 const MAX_VOCABULARY: usize = 1 << 22;
@@ -164,50 +171,67 @@ impl Settings {
 }
 
 /// Attention of one learned query over all patches.
-struct Pooling {
-    query: Vec<f32>, // (width): the probe, projected
-    k: Linear,       // (width, width)
-    v: Linear,       // (width, width)
-    out: Linear,     // (width, width)
-    norm: Norm,
-    mlp: Mlp,
+pub(super) struct Pooling<P: Place = Pool> {
+    pub(super) query: P::Vector, // (width): the probe, projected
+    pub(super) k: Linear<P>,     // (width, width)
+    pub(super) v: Linear<P>,     // (width, width)
+    pub(super) out: Linear<P>,   // (width, width)
+    pub(super) norm: Norm<P>,
+    pub(super) mlp: Mlp<P>,
 }
 
 /// The tower of texts.
-struct Text {
-    tokens: Matrix,   // (vocab_size, width)
-    places: Vec<f32>, // (length, width)
-    encoder: Encoder,
-    head: Linear, // (projection, width)
-    length: usize,
+pub(super) struct Text<P: Place = Pool> {
+    pub(super) tokens: P::Matrix, // (vocab_size, width)
+    pub(super) places: P::Vector, // (length, width)
+    pub(super) encoder: Encoder<P>,
+    pub(super) head: Linear<P>, // (projection, width)
+}
+
+/// What is over the patches, and the tower of texts, where the model runs.
+enum Towers {
+    Cpu(Box<(Pooling, Text)>),
+    #[cfg(feature = "cuda")]
+    Gpu(Box<(Pooling<Device>, Text<Device>)>, Device),
+}
+
+impl Towers {
+    fn load(
+        target: &Processor,
+        source: Source,
+        vision: &encoder::Config,
+        (text, settings): (encoder::Config, &TextSettings),
+    ) -> Result<Self> {
+        match target {
+            Processor::Cpu => towers(&source.to(source.pool), vision, (text, settings)).map(Box::new).map(Self::Cpu),
+            #[cfg(feature = "cuda")]
+            Processor::Gpu(device) => {
+                crate::layers::cuda::check_heads(text.width, text.heads).map_err(Error::Unsupported)?;
+                let towers = towers(&source.to(device), vision, (text, settings))?;
+                Ok(Self::Gpu(Box::new(towers), device.clone()))
+            }
+        }
+    }
+}
+
+fn towers<P: Place>(
+    loader: &Loader<P>,
+    vision: &encoder::Config,
+    (text, settings): (encoder::Config, &TextSettings),
+) -> Result<(Pooling<P>, Text<P>)> {
+    Ok((Pooling::load(loader, vision.width, vision.ffn)?, Text::load(loader, text, settings, vision.width)?))
 }
 
 /// A SigLIP model with both towers.
 pub struct SigLip {
-    vit: Vit,
-    pooling: Pooling,
-    text: Text,
+    vit: Backbone,
+    towers: Towers,
+    length: usize, // tokens of a text
+    vocabulary: usize,
     words: Option<Words>,
     preprocess: Preprocess,
     scale: f32, // exp(logit_scale)
     bias: f32,
-}
-
-/// Text to tokens, as the processor does it.
-struct Words {
-    tokenizer: tokenizers::Tokenizer,
-    pad: u32,
-    end: Option<u32>, // written after a text that has none
-    pad_first: bool,
-}
-
-/// tokenizer_config.json, as far as it is looked at.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct WordSettings {
-    padding_side: Option<String>,
-    add_eos_token: bool,
-    tokenizer_class: Option<String>,
 }
 
 impl SigLip {
@@ -216,31 +240,39 @@ impl SigLip {
     /// # Errors
     /// Missing or damaged files, settings that no model has (by field), tensors of another shape (by name).
     pub fn open(folder: &Path, pool: &Pool, precision: Precision) -> Result<Self> {
+        Self::open_at(&Processor::Cpu, folder, pool, precision)
+    }
+
+    /// As [`SigLip::open`], to run where it is told.
+    ///
+    /// # Errors
+    /// As there; those of a GPU.
+    pub fn open_at(target: &Processor, folder: &Path, pool: &Pool, precision: Precision) -> Result<Self> {
         let path = folder.join("config.json");
         let settings: Settings = read_json(&path)?;
         let vision = settings.vision().map_err(|p| unsupported(&path, p))?;
         let text = settings.text().map_err(|p| unsupported(&path, p))?;
         let file = safetensors::File::open(&folder.join("model.safetensors"))?;
-        let loader = Loader { pool, tensors: &file, precision };
+        let source = Source { pool, tensors: &file, precision };
         let size = match settings.flexible() {
             true => Size::Patches(256),
             false => Size::Exact([settings.vision_config.image_size; 2]),
         };
         let filter = if settings.flexible() { Filter::Bilinear } else { Filter::Bicubic };
         let preprocess = Preprocess { size, filter, crop: None, mean: [0.5; 3], std: [0.5; 3] };
-        let width = vision.encoder.width;
         let names = Names {
             patch: "vision_model.embeddings.patch_embedding",
             positions: "vision_model.embeddings.position_embedding.weight",
             norm: "vision_model.post_layernorm",
             ..Names::default()
         };
-        let ffn = vision.encoder.ffn;
+        let loader = source.to(pool);
         let scalar = |name: &str| loader.floats(name, &[1]).or_else(|_| loader.floats(name, &[])).map(|v| v[0]);
         Ok(Self {
-            vit: Vit::load(&loader, vision, names, &|i, part| name("vision_model", i, part))?,
-            pooling: Pooling::load(&loader, width, ffn)?,
-            text: Text::load(&loader, text, &settings.text_config, width)?,
+            towers: Towers::load(target, source, &vision.encoder, (text, &settings.text_config))?,
+            vit: Backbone::load(target, source, vision, names, &|i, part| name("vision_model", i, part))?,
+            length: settings.text_config.max_position_embeddings,
+            vocabulary: settings.text_config.vocab_size,
             words: Words::open(folder, settings.text_config.vocab_size)?,
             preprocess: preprocess.or_file(&folder.join("preprocessor_config.json"))?,
             scale: scalar("logit_scale")?.exp(),
@@ -249,7 +281,7 @@ impl SigLip {
     }
 
     /// The transformer over patches.
-    pub fn vit(&self) -> &Vit {
+    pub fn vit(&self) -> &Backbone {
         &self.vit
     }
 
@@ -258,10 +290,21 @@ impl SigLip {
         &self.preprocess
     }
 
-    /// The embedding of a picture in patches, (width), not of unit length. `places`: of [`Vit::places`].
-    pub fn pool(&self, pool: &Pool, patches: &Patches, places: &[f32], state: &mut State) -> Vec<f32> {
-        self.vit.forward(pool, &patches.values, places, None, state);
-        self.pooling.run(pool, self.vit.encoder().config(), &state.x)
+    /// The embedding of a picture in patches, (width), not of unit length. `places`: of [`Backbone::places`].
+    ///
+    /// # Errors
+    /// Those of a GPU.
+    pub fn pool(&self, pool: &Pool, patches: &Patches, places: &[f32], state: &mut State) -> Result<Vec<f32>> {
+        let _tokens = self.vit.forward(pool, &patches.values, places, state, |_| 0)?;
+        let c = &self.vit.config().encoder;
+        match &self.towers {
+            Towers::Cpu(towers) => Ok(towers.0.run(pool, c, &state.x)),
+            #[cfg(feature = "cuda")]
+            Towers::Gpu(towers, _) => match &mut state.gpu {
+                Some(passes) => Ok(towers.0.attend(c, _tokens, passes)?),
+                None => Err(Error::Unsupported("a pass that did not run on the GPU".into())),
+            },
+        }
     }
 
     /// Embeddings of unit length, one a text, in lower case and padded as in training.
@@ -274,7 +317,7 @@ impl SigLip {
                 "this model has no tokenizer.json: labels cannot be read; put it beside model.safetensors".into(),
             )
         })?;
-        let rows = texts.iter().map(|t| words.ids(t, self.text.length)).collect::<Result<Vec<_>>>()?;
+        let rows = texts.iter().map(|t| words.ids(t, self.length)).collect::<Result<Vec<_>>>()?;
         self.embed_ids(pool, &rows)
     }
 
@@ -283,15 +326,22 @@ impl SigLip {
     /// # Errors
     /// [`Error::Unsupported`] for rows of another length and tokens beyond the vocabulary.
     pub fn embed_ids(&self, pool: &Pool, rows: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
-        let (text, vocabulary) = (&self.text, self.text.tokens.rows());
+        let (length, vocabulary) = (self.length, self.vocabulary);
         if let Some(bad) = rows.iter().flatten().find(|&&id| id as usize >= vocabulary) {
             return Err(Error::Unsupported(format!("token {bad}: the vocabulary has {vocabulary}")));
         }
-        if let Some(row) = rows.iter().find(|r| r.len() != text.length) {
-            return Err(Error::Unsupported(format!("a text of {} tokens: {} are needed, padded", row.len(), text.length)));
+        if let Some(row) = rows.iter().find(|r| r.len() != length) {
+            return Err(Error::Unsupported(format!("a text of {} tokens: {length} are needed, padded", row.len())));
         }
         let mut state = State::default();
-        Ok(rows.iter().map(|ids| text.run(pool, ids, &mut state)).collect())
+        let embed = |ids: &Vec<u32>| -> Result<Vec<f32>> {
+            match &self.towers {
+                Towers::Cpu(towers) => Ok(towers.1.run(pool, ids, &mut state)),
+                #[cfg(feature = "cuda")]
+                Towers::Gpu(towers, device) => Ok(unit(towers.1.embed(device, ids, &mut state.gpu)?)),
+            }
+        };
+        rows.iter().map(embed).collect()
     }
 
     /// How similar a picture and a text are to the model: scale * cosine + bias. Both embeddings of unit length.
@@ -322,18 +372,20 @@ pub(super) fn unit(mut x: Vec<f32>) -> Vec<f32> {
     x
 }
 
-impl Pooling {
-    fn load(loader: &Loader, d: usize, ffn: usize) -> Result<Self> {
+impl<P: Place> Pooling<P> {
+    fn load(loader: &Loader<P>, d: usize, ffn: usize) -> Result<Self> {
         let at = "vision_model.head";
-        let joined =
-            loader.split(&format!("{at}.attention.in_proj_weight"), &format!("{at}.attention.in_proj_bias"), [3, d, d])?;
-        let [q, k, v] =
-            <[Linear; 3]>::try_from(joined).map_err(|_| super::load::problem(at, "does not hold 3 parts".into()))?;
+        let joined = ["weight", "bias"].map(|what| format!("{at}.attention.in_proj_{what}"));
+        let parts = loader.split(&joined[0], &joined[1], [3, d, d])?;
+        let [_, k, v] =
+            <[Linear<P>; 3]>::try_from(parts).map_err(|_| super::load::problem(at, "does not hold 3 parts".into()))?;
+        // the query is the same for every picture
+        let (w, b) = (loader.floats(&joined[0], &[3 * d, d])?, loader.floats(&joined[1], &[3 * d])?);
         let probe = loader.floats(&format!("{at}.probe"), &[1, 1, d])?;
-        let mut query = vec![0.0; d];
-        q.apply(loader.pool, &probe, Activation::None, &mut query);
+        let dot = |w: &[f32]| w.iter().zip(&probe).map(|(w, p)| w * p).sum::<f32>();
+        let query = w.chunks_exact(d).zip(&b).take(d).map(|(w, b)| dot(w) + b).collect();
         Ok(Self {
-            query,
+            query: loader.place.vector(query)?,
             k,
             v,
             out: loader.linear(&format!("{at}.attention.out_proj"), d, d)?,
@@ -345,7 +397,9 @@ impl Pooling {
             },
         })
     }
+}
 
+impl Pooling {
     /// `x`: (n, width), the patches after the last norm.
     fn run(&self, pool: &Pool, c: &encoder::Config, x: &[f32]) -> Vec<f32> {
         let (d, head_dim) = (c.width, c.width / c.heads);
@@ -375,21 +429,22 @@ impl Pooling {
     }
 }
 
-impl Text {
-    fn load(loader: &Loader, config: encoder::Config, settings: &TextSettings, out: usize) -> Result<Self> {
+impl<P: Place> Text<P> {
+    fn load(loader: &Loader<P>, config: encoder::Config, settings: &TextSettings, out: usize) -> Result<Self> {
         let (d, length) = (config.width, settings.max_position_embeddings);
         let at = "text_model.embeddings";
         let table = format!("{at}.token_embedding.weight");
         let tokens = loader.floats(&table, &[settings.vocab_size, d])?;
         Ok(Self {
             tokens: loader.matrix(&table, settings.vocab_size, d, &tokens)?,
-            places: loader.floats(&format!("{at}.position_embedding.weight"), &[length, d])?,
+            places: loader.place.vector(loader.floats(&format!("{at}.position_embedding.weight"), &[length, d])?)?,
             encoder: loader.encoder(config, &|i, part| name("text_model", i, part), "text_model.final_layer_norm")?,
             head: loader.linear("text_model.head", out, d)?,
-            length,
         })
     }
+}
 
+impl Text {
     /// The embedding of unit length: the last token's, projected.
     fn run(&self, pool: &Pool, ids: &[u32], state: &mut State) -> Vec<f32> {
         let d = self.encoder.config().width;
@@ -402,52 +457,6 @@ impl Text {
         let mut out = vec![0.0; self.head.w.rows()];
         self.head.apply(pool, &state.x[state.x.len() - d..], Activation::None, &mut out);
         unit(out)
-    }
-}
-
-impl Words {
-    fn open(folder: &Path, vocabulary: usize) -> Result<Option<Self>> {
-        let path = folder.join("tokenizer.json");
-        if !path.exists() {
-            return Ok(None);
-        }
-        let bad =
-            |problem: String| Error::Field { format: "tokenizer.json", field: path.display().to_string(), offset: 0, problem };
-        let bytes = read_whole(&path, TEXT).map_err(|source| Error::Io { path: path.clone(), source })?;
-        let tokenizer = hub::from_bytes(&bytes).map_err(bad)?;
-        let beside = folder.join("tokenizer_config.json");
-        let settings: WordSettings = if beside.exists() { read_json(&beside)? } else { WordSettings::default() };
-        if settings.tokenizer_class.as_deref().is_some_and(|c| c.starts_with("SiglipTokenizer")) {
-            let problem =
-                "the tokenizer of the first SigLIP also takes punctuation out, which this version does not; use SigLIP 2";
-            return Err(unsupported(&beside, problem.into()));
-        }
-        let special = |names: [&str; 2]| names.iter().find_map(|n| tokenizer.token_to_id(n));
-        let pad = special(["<pad>", "</s>"]).ok_or_else(|| bad("has no token <pad>".into()))?;
-        let end = special(["<eos>", "</s>"]).filter(|_| settings.add_eos_token);
-        match [Some(pad), end].into_iter().flatten().find(|&id| id as usize >= vocabulary) {
-            Some(id) => Err(bad(format!("token {id}: the model has {vocabulary}"))),
-            None => Ok(Some(Self { pad, end, pad_first: settings.padding_side.as_deref() == Some("left"), tokenizer })),
-        }
-    }
-
-    /// Exactly `length` tokens: in lower case, cut (its end mark stays) or padded.
-    fn ids(&self, text: &str, length: usize) -> Result<Vec<u32>> {
-        let encoded = hub::encode(&self.tokenizer, &text.to_lowercase(), true);
-        let encoded = encoded.map_err(|e| Error::Unsupported(format!("tokenizer: {e}")))?;
-        let mut ids = encoded.get_ids().to_vec();
-        ids.extend(self.end.filter(|end| ids.last() != Some(end)));
-        // the marks that the tokenizer itself writes after a text stay too
-        let mark =
-            ids.last().copied().filter(|id| Some(*id) == self.end || encoded.get_special_tokens_mask().last() == Some(&1));
-        if ids.len() > length {
-            ids.truncate(length);
-            if let (Some(mark), Some(last)) = (mark, ids.last_mut()) {
-                *last = mark;
-            }
-        }
-        let padding = std::iter::repeat_n(self.pad, length - ids.len());
-        Ok(if self.pad_first { padding.chain(ids).collect() } else { ids.into_iter().chain(padding).collect() })
     }
 }
 

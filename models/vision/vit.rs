@@ -5,6 +5,7 @@ use dreamseed_kernels::{Activation, Pool};
 use super::encoder::{self, Encoder, Linear, State, Turn};
 use super::load::{Loader, Part};
 use super::resample::{self, Filter};
+use crate::decoder::Place;
 use crate::weights::{Error, Result};
 
 /// Largest side of a patch, most patches a side of the position table, most registers that are believed.
@@ -83,12 +84,12 @@ pub struct Names<'a> {
 }
 
 /// A vision transformer: immutable, any number of passes may run on it at once.
-pub struct Vit {
+pub struct Vit<P: Place = Pool> {
     config: Config,
-    embed: Linear,    // (width, channels * patch * patch), channels outermost
-    places: Vec<f32>, // (grid, width)
-    before: Vec<f32>, // (cls + registers, width): the class token with its place, the registers
-    encoder: Encoder,
+    pub(super) embed: Linear<P>, // (width, channels * patch * patch), channels outermost
+    places: Vec<f32>,            // (grid, width)
+    pub(super) before: Vec<f32>, // (cls + registers, width): the class token with its place, the registers
+    pub(super) encoder: Encoder<P>,
 }
 
 impl Config {
@@ -122,12 +123,17 @@ impl Config {
     }
 }
 
-impl Vit {
+impl<P: Place> Vit<P> {
     /// Reads and packs the weights. `part(i, part)` is what the file calls a part of layer i.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a config that no model has; [`Error::Tensor`] by name for what is missing or has another shape.
-    pub fn load(loader: &Loader, config: Config, names: Names, part: &(dyn Fn(usize, Part) -> String + Sync)) -> Result<Self> {
+    pub fn load(
+        loader: &Loader<P>,
+        config: Config,
+        names: Names,
+        part: &(dyn Fn(usize, Part) -> String + Sync),
+    ) -> Result<Self> {
         config.check().map_err(Error::Unsupported)?;
         let d = config.encoder.width;
         let (places, first) = table(loader, &config, names.positions)?;
@@ -150,7 +156,7 @@ impl Vit {
     }
 
     /// The layers.
-    pub fn encoder(&self) -> &Encoder {
+    pub fn encoder(&self) -> &Encoder<P> {
         &self.encoder
     }
 
@@ -168,7 +174,9 @@ impl Vit {
             Positions::Learned { grid, filter, .. } => resample::grid(&self.places, grid, to, filter),
         }
     }
+}
 
+impl Vit {
     /// Tokens of patches, before the layers: into `state.x`, (first_patch + n, width). `patches`: (n, channels * patch * patch),
     /// channels outermost; `places`: (n, width) or empty.
     ///
@@ -198,7 +206,7 @@ impl Vit {
 }
 
 /// The table of places of the patches, and the class token's.
-fn table(loader: &Loader, config: &Config, name: &str) -> Result<(Vec<f32>, Vec<f32>)> {
+fn table<P: Place>(loader: &Loader<P>, config: &Config, name: &str) -> Result<(Vec<f32>, Vec<f32>)> {
     let d = config.encoder.width;
     let Positions::Learned { grid: [down, across], first, .. } = config.positions else { return Ok((Vec::new(), Vec::new())) };
     if first == First::None {
@@ -214,7 +222,7 @@ fn table(loader: &Loader, config: &Config, name: &str) -> Result<(Vec<f32>, Vec<
 }
 
 /// The patch embedding over patches with channels outermost.
-fn embedding(loader: &Loader, config: &Config, name: &str) -> Result<Linear> {
+fn embedding<P: Place>(loader: &Loader<P>, config: &Config, name: &str) -> Result<Linear<P>> {
     let (d, c, area) = (config.encoder.width, config.channels, config.patch * config.patch);
     if config.layout == Layout::Convolution {
         return loader.reshaped(name, d, &[d, c, config.patch, config.patch]);
@@ -222,6 +230,6 @@ fn embedding(loader: &Loader, config: &Config, name: &str) -> Result<Linear> {
     let weight = format!("{name}.weight");
     let w = loader.floats(&weight, &[d, area * c])?;
     let turned: Vec<f32> = (0..w.len()).map(|i| w[i / (area * c) * area * c + i % area * c + i / area % c]).collect();
-    let b = Some(loader.floats(&format!("{name}.bias"), &[d])?);
+    let b = Some(loader.place.vector(loader.floats(&format!("{name}.bias"), &[d])?)?);
     Ok(Linear { w: loader.matrix(&weight, d, area * c, &turned)?, b })
 }

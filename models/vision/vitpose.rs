@@ -11,12 +11,14 @@ use dreamseed_kernels::cpu::conv::{Act, Finish, Padding, Window, WindowError};
 use dreamseed_kernels::cpu::dense::Conv;
 use serde::Deserialize;
 
+use super::backbone::{self, Source};
 use super::encoder::{self, State};
 use super::load::{Loader, Precision, Tensors};
 use super::preprocess::cut;
 use super::resample::{self, Filter};
-use super::vit::{Config, First, Layout, Names, Positions, Vit};
+use super::vit::{Config, First, Layout, Names, Positions};
 use super::{IMAGENET, activation, dino, read_json, unsupported};
+use crate::Processor;
 use crate::image::Image;
 use crate::weights::{Error, Result, safetensors};
 use experts::Experts;
@@ -155,7 +157,7 @@ struct Doubling([Conv; 4]);
 
 /// A ViTPose model.
 pub struct VitPose {
-    vit: Vit,
+    vit: backbone::Backbone,
     places: Vec<f32>,
     decoder: Decoder,
     size: [usize; 2], // (height, width) of the input
@@ -186,13 +188,21 @@ impl VitPose {
     /// # Errors
     /// Missing or damaged files, settings that no model has (by field), tensors of another shape (by name).
     pub fn open(folder: &Path, pool: &Pool, precision: Precision) -> Result<Self> {
+        Self::open_at(&Processor::Cpu, folder, pool, precision)
+    }
+
+    /// As [`VitPose::open`], its transformer to run where it is told; the decoder to heatmaps runs on the processor.
+    ///
+    /// # Errors
+    /// As there; those of a GPU.
+    pub fn open_at(target: &Processor, folder: &Path, pool: &Pool, precision: Precision) -> Result<Self> {
         let path = folder.join("config.json");
         let settings: Settings = read_json(&path)?;
         let config = settings.config().map_err(|p| unsupported(&path, p))?;
         let file = safetensors::File::open(&folder.join("model.safetensors"))?;
         let experts = Experts { part: settings.backbone_config.part_features, file: &file };
         let tensors: &dyn Tensors = if settings.backbone_config.num_experts > 1 { &experts } else { &file };
-        let loader = Loader { pool, tensors, precision };
+        let source = Source { pool, tensors, precision };
         let names = Names {
             patch: "backbone.embeddings.patch_embeddings.projection",
             positions: "backbone.embeddings.position_embeddings",
@@ -201,10 +211,10 @@ impl VitPose {
         };
         let size = settings.backbone_config.image_size;
         let (grid, width) = (size.map(|s| s / config.patch), config.encoder.width);
-        let vit =
-            Vit::load(&loader, config, names, &|i, part| dino::name(&file, &format!("backbone.encoder.layer.{i}."), part))?;
+        let name = |i: usize, part| dino::name(&file, &format!("backbone.encoder.layer.{i}."), part);
+        let vit = backbone::Backbone::load(target, source, config, names, &name)?;
         let points = settings.points();
-        let decoder = Decoder::load(&loader, &settings, [grid[0], grid[1], width], points)?;
+        let decoder = Decoder::load(&source.to(pool), &settings, [grid[0], grid[1], width], points)?;
         Ok(Self { places: vit.places(grid), vit, decoder, size, points })
     }
 
@@ -223,9 +233,12 @@ impl VitPose {
     }
 
     /// The points of the person in a region.
-    pub fn detect(&self, pool: &Pool, image: &Image, region: &Region, state: &mut State) -> Vec<Point> {
-        let (maps, size) = self.heatmaps(pool, &self.cut_out(image, region), state);
-        maps.chunks_exact(size[0] * size[1]).map(|map| point(map, size, region)).collect()
+    ///
+    /// # Errors
+    /// Those of a GPU.
+    pub fn detect(&self, pool: &Pool, image: &Image, region: &Region, state: &mut State) -> Result<Vec<Point>> {
+        let (maps, size) = self.heatmaps(pool, &self.cut_out(image, region), state)?;
+        Ok(maps.chunks_exact(size[0] * size[1]).map(|map| point(map, size, region)).collect())
     }
 
     /// The region as the net takes it: (3, height, width), normalized.
@@ -250,7 +263,7 @@ impl VitPose {
     }
 
     /// (points, height, width) and the last two.
-    fn heatmaps(&self, pool: &Pool, pixels: &[f32], state: &mut State) -> (Vec<f32>, [usize; 2]) {
+    fn heatmaps(&self, pool: &Pool, pixels: &[f32], state: &mut State) -> Result<(Vec<f32>, [usize; 2])> {
         let ([height, width], patch) = (self.size, self.vit.config().patch);
         // 1. the first convolution reaches over the edge: its patches begin there, and the last ones end before the other edge
         let mut shifted = vec![0.0; pixels.len()];
@@ -261,11 +274,11 @@ impl VitPose {
         }
         // 2. backbone
         let patches = cut(&shifted, self.size, patch);
-        self.vit.forward(pool, &patches.values, &self.places, None, state);
+        self.vit.forward(pool, &patches.values, &self.places, state, |all| all)?;
         // 3. decoder
         let (maps, size) = self.decoder.run(pool, &state.x, patches.grid);
         let area = size[0] * size[1];
-        ((0..maps.len()).map(|i| maps[i % area * self.points + i / area]).collect(), size)
+        Ok(((0..maps.len()).map(|i| maps[i % area * self.points + i / area]).collect(), size))
     }
 }
 
@@ -423,7 +436,7 @@ mod tests {
         let Some(folder) = golden("vitpose") else { return };
         let (pool, golden) = (Pool::new(2), Golden::open(&folder));
         let model = VitPose::open(&folder, &pool, Precision::Stored).unwrap();
-        let (maps, size) = model.heatmaps(&pool, &golden.floats("in.pixel_values"), &mut State::default());
+        let (maps, size) = model.heatmaps(&pool, &golden.floats("in.pixel_values"), &mut State::default()).unwrap();
         let error = relative_error(&maps, &golden.floats("out.heatmaps"));
         println!("ViTPose: {error}");
         assert!(error < 1e-4 && size == [16, 12] && model.points() == 17, "{error} {size:?}");
@@ -441,9 +454,9 @@ mod tests {
             let sparse: Vec<f32> = pixels.iter().step_by(7).copied().collect();
             let far = sparse.iter().zip(case.output("pixels")).filter(|(a, b)| (*a - b).abs() > 1e-4).count();
             assert!(far * 500 < sparse.len(), "{name}: {far} of {} pixels", sparse.len()); // halves may be rounded the other way
-            let (maps, _) = model.heatmaps(&pool, &pixels, &mut State::default());
+            let (maps, _) = model.heatmaps(&pool, &pixels, &mut State::default()).unwrap();
             let error = relative_error(&maps, &case.output("heatmaps"));
-            let points = model.detect(&pool, &image, &region, &mut State::default());
+            let points = model.detect(&pool, &image, &region, &mut State::default()).unwrap();
             println!("{name}: {far} pixels, heatmaps {error}, {points:?}");
             assert!(error < if far == 0 { 1e-4 } else { 2e-3 }, "{name}: {error}");
             for ((p, xy), score) in points.iter().zip(case.output("keypoints").chunks(2)).zip(case.output("scores")) {

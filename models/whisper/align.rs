@@ -3,8 +3,10 @@
 
 use dreamseed_kernels::Pool;
 
+use super::executor::Model;
 use super::math;
-use super::model::{Cross, DecoderState, Model, Probe, Run};
+use super::model::{Cross, DecoderState, Probe, Run};
+use super::options::Result;
 use super::tokens::Tokens;
 use super::{Segment, Word};
 
@@ -47,10 +49,13 @@ pub(super) struct Timing {
 
 impl Aligner<'_> {
     /// Times of the words of a window, in seconds from its start.
-    pub(super) fn align(&self, spoken: &Spoken, state: &mut DecoderState) -> Vec<Timing> {
+    ///
+    /// # Errors
+    /// Those of a GPU.
+    pub(super) fn align(&self, spoken: &Spoken, state: &mut DecoderState) -> Result<Vec<Timing>> {
         let words = self.tokens.words(spoken.text, spoken.language);
-        let Some(onsets) = self.force(spoken, state) else { return Vec::new() };
-        let probabilities = self.probabilities(&state.x, spoken.start.len(), spoken.text);
+        let Some(onsets) = self.force(spoken, state)? else { return Ok(Vec::new()) };
+        let probabilities = self.probabilities(state, spoken.start.len(), spoken.text)?;
         let mut first = 0;
         let time = |token: usize| onsets.get(token).copied().unwrap_or(0.0);
         let timing = |(word, ids): (String, Vec<u32>)| {
@@ -59,18 +64,21 @@ impl Aligner<'_> {
             let probability = probabilities[range.clone()].iter().sum::<f32>() / ids.len().max(1) as f32;
             Timing { word, tokens: ids.len(), start: time(range.start), end: time(range.end), probability }
         };
-        words.into_iter().map(timing).collect()
+        Ok(words.into_iter().map(timing).collect())
     }
 
     /// Runs the text through the decoder as if it had been decoded without timestamps. Gives the second at which each token
-    /// begins and, after the last, where that one ends; `state.x` has the row that predicts token i at `start.len() + i`.
+    /// begins and, after the last, where that one ends; row `start.len() + i` of the pass predicts token i.
     /// `None` for no text, no audio, or more text than the context holds.
-    pub(super) fn force(&self, spoken: &Spoken, state: &mut DecoderState) -> Option<Vec<f64>> {
+    ///
+    /// # Errors
+    /// Those of a GPU.
+    pub(super) fn force(&self, spoken: &Spoken, state: &mut DecoderState) -> Result<Option<Vec<f64>>> {
         let Spoken { cross, start, text, frames, .. } = *spoken;
-        let positions = (frames / 2).min(self.model.config.n_audio_ctx);
-        let room = self.model.config.n_text_ctx.saturating_sub(start.len() + 2);
+        let positions = (frames / 2).min(self.model.config().n_audio_ctx);
+        let room = self.model.config().n_text_ctx.saturating_sub(start.len() + 2);
         if text.is_empty() || positions == 0 || text.len() > room {
-            return None;
+            return Ok(None);
         }
         // 1. the tokens
         let mut all = start.to_vec();
@@ -79,31 +87,32 @@ impl Aligner<'_> {
         all.push(self.tokens.eot);
         let mut probe = Probe { heads: self.heads, weights: vec![Vec::new(); self.heads.len()] };
         state.clear();
-        self.model.decode(self.pool, Run { cross, tokens: &all, sequences: 1 }, state, Some(&mut probe));
+        self.model.decode(self.pool, Run { cross, tokens: &all, sequences: 1 }, state, Some(&mut probe))?;
         // 2. where each token's attention was; a row more than tokens: it ends the last word
         let weights = self.attention(probe.weights, all.len(), positions);
         let onsets = warp(&weights[start.len() * positions..(all.len() - 1) * positions], positions);
-        Some(onsets.into_iter().map(|at| at as f64 / POSITIONS_PER_SECOND).collect())
+        Ok(Some(onsets.into_iter().map(|at| at as f64 / POSITIONS_PER_SECOND).collect()))
     }
 
-    /// Probability of each text token among all text tokens, given those before it. `x`: (tokens, n_state)
-    fn probabilities(&self, x: &[f32], first: usize, text: &[u32]) -> Vec<f32> {
-        let (d, n_vocab, eot) = (self.model.config.n_state, self.model.config.n_vocab, self.tokens.eot as usize);
-        let mut logits = Vec::new();
+    /// Probability of each text token among all text tokens, given those before it. `first`: the row that predicts the first.
+    fn probabilities(&self, state: &mut DecoderState, first: usize, text: &[u32]) -> Result<Vec<f32>> {
+        let (n_vocab, eot) = (self.model.config().n_vocab, self.tokens.eot as usize);
+        let mut logits = std::mem::take(&mut state.logits); // the memory of a step
         let mut out = Vec::with_capacity(text.len());
-        let rows = x[first * d..][..text.len() * d].chunks(LOGIT_ROWS * d);
-        for (rows, ids) in rows.zip(text.chunks(LOGIT_ROWS)) {
-            self.model.logits(self.pool, rows, &mut logits);
+        for (i, ids) in text.chunks(LOGIT_ROWS).enumerate() {
+            let from = first + i * LOGIT_ROWS;
+            self.model.logits(self.pool, state, from..from + ids.len(), &mut logits)?;
             let row = |(row, id): (&[f32], &u32)| (row[*id as usize] - math::log_sum_exp(&row[..eot])).exp();
             out.extend(logits.chunks_exact(n_vocab).zip(ids).map(row));
         }
-        out
+        state.logits = logits;
+        Ok(out)
     }
 
     /// Mean over heads of the normalized, smoothed attention. `weights`: (heads) of (tokens, n_audio_ctx); the result is
     /// (tokens, positions).
     fn attention(&self, mut weights: Vec<Vec<f32>>, tokens: usize, positions: usize) -> Vec<f32> {
-        let context = self.model.config.n_audio_ctx;
+        let context = self.model.config().n_audio_ctx;
         self.pool.for_each_chunk(&mut weights, 1, |_, head| {
             let rows = &mut head[0];
             // 1. only what holds audio, summing to 1 again

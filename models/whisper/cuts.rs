@@ -1,5 +1,7 @@
 //! Silence cut out: spans of speech laid end to end, and the way back to the clock of the recording.
 
+use std::ops::Range;
+
 use super::{Segment, Word};
 use crate::voice::{SAMPLE_RATE, Span};
 
@@ -28,10 +30,14 @@ impl Cuts {
         parts.concat()
     }
 
-    /// The sample of what is kept at which the span that holds `sample` ends; what follows it was said after a silence.
-    pub(super) fn end_of_span(&self, sample: usize) -> usize {
-        let span = self.starts.partition_point(|start| *start <= sample).saturating_sub(1);
-        self.spans.get(span).map_or(usize::MAX, |at| self.starts[span] + (at.end - at.start))
+    /// How many spans there are.
+    pub(super) fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// The samples of what is kept that each span takes: what follows one was said after a silence.
+    pub(super) fn kept(&self) -> impl Iterator<Item = Range<usize>> {
+        self.starts.iter().zip(&self.spans).map(|(start, span)| *start..start + (span.end - span.start))
     }
 
     /// The span in which a time of what is kept lies.
@@ -105,7 +111,7 @@ mod tests {
             let back = cuts.time(seconds, cuts.span_at(seconds));
             assert!((back - f64::from(kept[sample]) / 16e3).abs() < 1e-6, "{sample}: {back}");
         }
-        assert_eq!([0, 31_999, 32_000, 63_999, 90_000].map(|s| cuts.end_of_span(s)), [32_000, 32_000, 64_000, 64_000, 64_000]);
+        assert_eq!(cuts.kept().collect::<Vec<_>>(), [0..32_000, 32_000..64_000]);
         assert!(Cuts::new(Vec::new()).keep(&pcm).is_empty());
     }
 

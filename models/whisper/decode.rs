@@ -1,17 +1,22 @@
-//! From a window of encoded audio to tokens: greedy, beam search or sampling, with fallback to higher temperatures
-//! (openai/whisper `decoding.py`, `transcribe.py`; Radford et al. 2022, section 4.5).
+//! From windows of encoded audio to tokens: greedy, beam search or sampling, with fallback to higher temperatures
+//! (openai/whisper `decoding.py`, `transcribe.py`; Radford et al. 2022, section 4.5). Windows that do not depend on each other are decoded
+//! side by side: a step reads the weights once for all of their hypotheses, and a window's text is the same as alone.
 
 use std::io::Write;
+use std::ops::ControlFlow;
 
 use dreamseed_kernels::Pool;
 
+use super::executor::Model;
+use super::hypotheses::{Best, Hypotheses, Way};
 use super::math;
-use super::model::{Cross, DecoderState, Model, Run};
-use super::timestamps::Rules;
+use super::model::{Cross, DecoderState};
+use super::options::Result;
+use super::timestamps::{Past, Rules};
 use super::tokens::Tokens;
 
-/// Samples drawn side by side at a temperature above zero.
-pub(super) const BEST_OF: usize = 5;
+/// Rows of prompts that run in one pass, if more than one prompt has part in it.
+const PROMPT_ROWS: usize = 64;
 
 /// How a window is decoded, after the options were checked.
 pub(super) struct Search {
@@ -22,6 +27,40 @@ pub(super) struct Search {
     pub(super) compression_ratio_threshold: f32,
     pub(super) logprob_threshold: f32,
     pub(super) no_speech_threshold: f32,
+    pub(super) seed: u64,
+}
+
+impl Search {
+    fn way(&self, temperature: f32) -> Way {
+        if temperature > 0.0 { Way::Sample(temperature) } else { Way::Beam(self.beam_size) }
+    }
+
+    /// Hypotheses of a window side by side, at most.
+    fn width(&self) -> usize {
+        self.temperatures.iter().map(|t| self.way(*t).width()).max().unwrap_or(1)
+    }
+
+    /// Whether there is no need to try again: neither repetitive nor improbable, or silence.
+    fn accepts(&self, outcome: &Outcome) -> bool {
+        let repetitive = outcome.compression_ratio > self.compression_ratio_threshold;
+        let improbable = outcome.avg_logprob < self.logprob_threshold;
+        let silent = improbable && outcome.no_speech_prob > self.no_speech_threshold;
+        silent || !(repetitive || improbable)
+    }
+
+    /// Of outcomes none of which is good: the likeliest among those that do not repeat themselves, else among all.
+    fn least_bad(&self, tried: Vec<Outcome>) -> Outcome {
+        let temperature = self.temperatures.last().copied().unwrap_or(0.0);
+        let fine = |o: &Outcome| o.compression_ratio <= self.compression_ratio_threshold;
+        let best = tried.into_iter().max_by(|a, b| fine(a).cmp(&fine(b)).then(a.avg_logprob.total_cmp(&b.avg_logprob)));
+        Outcome { temperature, ..best.unwrap_or_default() }
+    }
+}
+
+/// A window to decode.
+pub(super) struct Ask {
+    pub(super) prompt: Vec<u32>, // previous text, start, language, task
+    pub(super) start: usize,     // where in the prompt the start token is
 }
 
 /// What a window was decoded to.
@@ -34,230 +73,239 @@ pub(super) struct Outcome {
     pub(super) temperature: f32,
 }
 
-/// Decodes windows of one recording: holds the buffers of all steps.
+/// Decodes windows of one recording.
 pub(super) struct Decoder<'a> {
     pub(super) model: &'a Model,
     pub(super) tokens: &'a Tokens,
     pub(super) pool: &'a Pool,
     pub(super) search: &'a Search,
     pub(super) state: DecoderState,
-    pub(super) rng: Rng,
-    logits: Vec<f32>, // (sequences, n_vocab)
-    rows: Vec<f32>,   // (2, n_state)
+    work: Work,
 }
 
-/// One line of tokens under way.
-#[derive(Clone, Default)]
-struct Hypothesis {
-    tokens: Vec<u32>,
-    logprob: f32, // sum, the end's included where it ended
-    ended: bool,
+/// What decoding needs memory for: kept from one recording to the next it is made once.
+#[derive(Default)]
+pub(super) struct Buffers {
+    state: Option<DecoderState>,
+    work: Work,
 }
 
-impl Hypothesis {
-    fn grown(&self, token: u32, logprob: f32, eot: u32) -> Self {
-        let mut next = Self { tokens: self.tokens.clone(), logprob: self.logprob + logprob, ended: token == eot };
-        if !next.ended {
-            next.tokens.push(token);
-        }
-        next
-    }
-
-    /// Mean log-probability a token: what hypotheses of different length are ranked by.
-    fn score(&self) -> f32 {
-        self.logprob / self.tokens.len().max(1) as f32
-    }
+#[derive(Default)]
+struct Work {
+    searches: Vec<Hypotheses>, // one a window
+    first: Vec<f32>,           // (windows, n_vocab): logits after the prompts
+    pasts: Vec<Option<Past>>,  // (rows of logits): of the hypothesis that goes on from there
+    draws: Vec<Draw>,          // (hypotheses of all windows)
+    bests: Vec<Best>,          // beside `draws`
 }
+
+/// A hypothesis whose next token is sought.
+#[derive(Clone, Copy)]
+struct Draw {
+    row: usize, // of the logits
+    way: Way,
+    uniform: f32,
+}
+
+/// Told after each step how many hypotheses it took on; says whether to go on.
+pub(super) type OnStep<'a> = &'a mut dyn FnMut(usize) -> ControlFlow<()>;
 
 impl<'a> Decoder<'a> {
-    pub(super) fn new(model: &'a Model, tokens: &'a Tokens, pool: &'a Pool, search: &'a Search, seed: u64) -> Self {
-        let sampling = search.temperatures.iter().any(|t| *t > 0.0);
-        let sequences = search.beam_size.max(if sampling { BEST_OF } else { 1 });
-        let state = model.decoder_state(sequences);
-        Self { model, tokens, pool, search, state, rng: Rng(seed), logits: Vec::new(), rows: Vec::new() }
+    /// For up to `windows` side by side.
+    ///
+    /// # Errors
+    /// Those of a GPU, as of all that follows.
+    pub(super) fn new(
+        model: &'a Model,
+        tokens: &'a Tokens,
+        pool: &'a Pool,
+        search: &'a Search,
+        windows: usize,
+        buffers: Buffers,
+    ) -> Result<Self> {
+        let slots = search.width() * windows;
+        let kept = buffers.state.filter(|state| state.slots() >= slots);
+        let state = kept.map_or_else(|| model.decoder_state(slots), Ok)?;
+        Ok(Self { model, tokens, pool, search, state, work: buffers.work })
     }
 
-    /// Decodes with rising temperatures until the text is neither repetitive nor improbable.
-    /// `prompt`: previous text, start, language, task; `start`: where in it the start token is.
-    pub(super) fn window(&mut self, cross: &Cross, prompt: &[u32], start: usize) -> Outcome {
+    pub(super) fn into_buffers(self) -> Buffers {
+        Buffers { state: Some(self.state), work: self.work }
+    }
+
+    /// Decodes windows, each with rising temperatures until its text is neither repetitive nor improbable. `cross`: their audio, one for
+    /// each of `asks`. `None` where `on_step` said stop.
+    pub(super) fn windows(&mut self, cross: &[Cross], asks: &[Ask], on_step: OnStep) -> Result<Option<Vec<Outcome>>> {
         let search = self.search;
-        let mut tried: Vec<Outcome> = Vec::new();
+        let mut good: Vec<Option<Outcome>> = asks.iter().map(|_| None).collect();
+        let mut tried: Vec<Vec<Outcome>> = asks.iter().map(|_| Vec::new()).collect();
         for temperature in &search.temperatures {
-            let outcome = self.once(cross, prompt, start, *temperature);
-            let repetitive = outcome.compression_ratio > search.compression_ratio_threshold;
-            let improbable = outcome.avg_logprob < search.logprob_threshold;
-            let silent = improbable && outcome.no_speech_prob > search.no_speech_threshold;
-            if silent || !(repetitive || improbable) {
-                return outcome;
-            }
-            tried.push(outcome);
-        }
-        // none is good: the likeliest among those that do not repeat themselves, else among all
-        let temperature = search.temperatures.last().copied().unwrap_or(0.0);
-        let fine = |o: &Outcome| o.compression_ratio <= search.compression_ratio_threshold;
-        let best = tried.into_iter().max_by(|a, b| fine(a).cmp(&fine(b)).then(a.avg_logprob.total_cmp(&b.avg_logprob)));
-        Outcome { temperature, ..best.unwrap_or_default() }
-    }
-
-    fn once(&mut self, cross: &Cross, prompt: &[u32], start: usize, temperature: f32) -> Outcome {
-        let (d, n_vocab) = (self.model.config.n_state, self.model.config.n_vocab);
-        // 1. the prompt; the no-speech probability is what the start token predicts
-        self.state.clear();
-        self.model.decode(self.pool, Run { cross, tokens: prompt, sequences: 1 }, &mut self.state, None);
-        self.rows.clear();
-        self.rows.extend_from_slice(&self.state.x[start * d..][..d]);
-        self.rows.extend_from_slice(&self.state.x[(prompt.len() - 1) * d..]);
-        self.model.logits(self.pool, &self.rows, &mut self.logits);
-        let no_speech_prob = self.tokens.no_speech.map_or(0.0, |id| {
-            let logits = &self.logits[..n_vocab];
-            (logits[id as usize] - math::log_sum_exp(logits)).exp()
-        });
-        self.logits.copy_within(n_vocab.., 0);
-        self.logits.truncate(n_vocab);
-        // 2. tokens
-        let limit = (self.model.config.n_text_ctx / 2).min(self.model.config.n_text_ctx - prompt.len());
-        let best = match temperature {
-            t if t > 0.0 => self.sample(cross, limit, t),
-            _ if self.search.beam_size > 1 => self.beam(cross, limit),
-            _ => self.greedy(cross, limit),
-        };
-        // 3. how good they are
-        let text = self.tokens.decode(&best.tokens);
-        Outcome {
-            avg_logprob: best.logprob / (best.tokens.len() + 1) as f32,
-            compression_ratio: compression_ratio(text.trim()),
-            tokens: best.tokens,
-            no_speech_prob,
-            temperature,
-        }
-    }
-
-    fn greedy(&mut self, cross: &Cross, limit: usize) -> Hypothesis {
-        let mut line = Hypothesis { tokens: Vec::with_capacity(limit), ..Default::default() };
-        for step in 0..limit {
-            self.filter(0, &line.tokens);
-            let (token, top) = argmax(&self.logits);
-            line.logprob += top - math::log_sum_exp(&self.logits);
-            if token == self.tokens.eot {
+            let open: Vec<usize> = (0..asks.len()).filter(|i| good[*i].is_none()).collect();
+            if open.is_empty() {
                 break;
             }
-            line.tokens.push(token);
-            if step + 1 < limit {
-                self.step(cross, &[token]);
-            }
-        }
-        line
-    }
-
-    /// Independent samples side by side; the likeliest on the average wins.
-    fn sample(&mut self, cross: &Cross, limit: usize, temperature: f32) -> Hypothesis {
-        let (n_vocab, eot) = (self.model.config.n_vocab, self.tokens.eot);
-        let mut lines = vec![Hypothesis::default(); BEST_OF];
-        self.logits.resize(BEST_OF * n_vocab, 0.0);
-        (1..BEST_OF).for_each(|i| self.logits.copy_within(..n_vocab, i * n_vocab));
-        self.state.reorder(&[0; BEST_OF]);
-        let mut scaled = vec![0.0; n_vocab];
-        for step in 0..limit {
-            let mut next = [eot; BEST_OF];
-            for (i, line) in lines.iter_mut().enumerate().filter(|(_, line)| !line.ended) {
-                self.filter(i, &line.tokens);
-                let logits = &self.logits[i * n_vocab..][..n_vocab];
-                scaled.copy_from_slice(logits);
-                math::softmax(&mut scaled, 1.0 / temperature);
-                let token = self.rng.pick(&scaled);
-                next[i] = token;
-                *line = line.grown(token, logits[token as usize] - math::log_sum_exp(logits), eot);
-            }
-            if step + 1 == limit || lines.iter().all(|line| line.ended) {
-                break;
-            }
-            self.step(cross, &next);
-        }
-        best(lines)
-    }
-
-    /// Beam search with patience 1: ends when as many hypotheses ended as there are beams.
-    fn beam(&mut self, cross: &Cross, limit: usize) -> Hypothesis {
-        let (n_vocab, eot, width) = (self.model.config.n_vocab, self.tokens.eot, self.search.beam_size);
-        let mut beams = vec![Hypothesis::default()];
-        let mut ended: Vec<Hypothesis> = Vec::new();
-        for step in 0..limit {
-            // 1. one more candidate a beam than there are beams: at most one of them ends
-            let mut candidates: Vec<(f32, usize, u32, f32)> = Vec::with_capacity(beams.len() * (width + 1));
-            for (i, beam) in beams.iter().enumerate() {
-                self.filter(i, &beam.tokens);
-                let logits = &self.logits[i * n_vocab..][..n_vocab];
-                let sum = math::log_sum_exp(logits);
-                candidates.extend(top(logits, width + 1).into_iter().map(|(x, id)| (beam.logprob + x - sum, i, id, x - sum)));
-            }
-            candidates.sort_by(|a, b| b.0.total_cmp(&a.0));
-            // 2. the best go on or end
-            let (mut next, mut parents) = (Vec::with_capacity(width), Vec::with_capacity(width));
-            for (_, parent, token, logprob) in candidates {
-                let line = beams[parent].grown(token, logprob, eot);
-                if line.ended {
-                    ended.push(line);
+            let Some(outcomes) = self.once(cross, asks, &open, *temperature, on_step)? else { return Ok(None) };
+            for (i, outcome) in open.iter().zip(outcomes) {
+                if search.accepts(&outcome) {
+                    good[*i] = Some(outcome);
                 } else {
-                    next.push(line);
-                    parents.push(parent);
+                    tried[*i].push(outcome);
                 }
-                if next.len() == width {
+            }
+        }
+        let outcomes = good.into_iter().zip(tried).map(|(good, tried)| good.unwrap_or_else(|| search.least_bad(tried)));
+        Ok(Some(outcomes.collect()))
+    }
+
+    /// Decodes the windows `open` side by side at one temperature.
+    fn once(
+        &mut self,
+        cross: &[Cross],
+        asks: &[Ask],
+        open: &[usize],
+        temperature: f32,
+        on_step: OnStep,
+    ) -> Result<Option<Vec<Outcome>>> {
+        let way = self.search.way(temperature);
+        // 1. the prompts; the no-speech probability is what the start token predicts
+        let no_speech = self.prompts(cross, asks, open, way.width())?;
+        let n_text_ctx = self.model.config().n_text_ctx;
+        self.work.searches.resize_with(open.len().max(self.work.searches.len()), Hypotheses::default);
+        for (row, (i, search)) in open.iter().zip(&mut self.work.searches).enumerate() {
+            let limit = (n_text_ctx / 2).min(n_text_ctx - asks[*i].prompt.len());
+            search.start(way, limit, self.search.seed.wrapping_add(u64::from(temperature.to_bits())), row);
+        }
+        self.work.reserve(open.len() * way.width());
+        // 2. tokens
+        loop {
+            self.choose(open.len());
+            let rows = self.push(open, way.width());
+            if rows == 0 {
+                break;
+            }
+            if on_step(rows).is_break() {
+                self.state.clear();
+                return Ok(None);
+            }
+            self.model.pass(self.pool, cross, &mut self.state, None)?;
+        }
+        // 3. how good they are
+        let outcome = |(search, no_speech_prob): (&mut Hypotheses, f32)| {
+            let (tokens, logprob) = search.best();
+            let text = self.tokens.decode(&tokens);
+            Outcome {
+                avg_logprob: logprob / (tokens.len() + 1) as f32,
+                compression_ratio: compression_ratio(text.trim()),
+                tokens,
+                no_speech_prob,
+                temperature,
+            }
+        };
+        Ok(Some(self.work.searches.iter_mut().zip(no_speech).map(outcome).collect()))
+    }
+
+    /// Runs the prompts; afterwards the state's logits have a row for each, and the sequence of each is the first of its `width` slots.
+    /// Gives the no-speech probabilities.
+    fn prompts(&mut self, cross: &[Cross], asks: &[Ask], open: &[usize], width: usize) -> Result<Vec<f32>> {
+        let n_vocab = self.model.config().n_vocab;
+        let (mut no_speech, mut seen) = (Vec::with_capacity(open.len()), 0);
+        self.state.clear();
+        self.work.first.clear();
+        while seen < open.len() {
+            let mut rows: Vec<[usize; 2]> = Vec::new(); // of the logits after start and end of each prompt
+            let mut length = 0;
+            for (place, i) in open.iter().enumerate().skip(seen) {
+                let Ask { prompt, start } = &asks[*i];
+                if length > 0 && length + prompt.len() > PROMPT_ROWS {
                     break;
                 }
+                length += prompt.len();
+                let first = prompt.iter().map(|token| self.state.push(*token, *i, place * width)).min().unwrap_or(0);
+                let after_start = self.state.want(first + start);
+                let is_end = start + 1 == prompt.len();
+                rows.push([after_start, if is_end { after_start } else { self.state.want(first + prompt.len() - 1) }]);
             }
-            beams = next;
-            if ended.len() >= width || beams.is_empty() || step + 1 == limit {
-                break;
+            seen += rows.len();
+            self.model.pass(self.pool, cross, &mut self.state, None)?;
+            for [start, end] in rows {
+                let row = |i: usize| &self.state.logits[i * n_vocab..][..n_vocab];
+                let of = |id: u32| (row(start)[id as usize] - math::log_sum_exp(row(start))).exp();
+                no_speech.push(self.tokens.no_speech.map_or(0.0, of));
+                self.work.first.extend_from_slice(row(end));
             }
-            self.state.reorder(&parents);
-            let tokens: Vec<u32> = beams.iter().map(|b| b.tokens.last().copied().unwrap_or(eot)).collect();
-            self.step(cross, &tokens);
         }
-        ended.truncate(width);
-        if ended.len() < width {
-            beams.sort_by(|a, b| b.logprob.total_cmp(&a.logprob));
-            ended.extend(beams.into_iter().take(width - ended.len()));
-        }
-        best(ended)
+        self.state.logits.clear();
+        self.state.logits.extend_from_slice(&self.work.first);
+        Ok(no_speech)
     }
 
-    /// Appends a token to each sequence; afterwards `logits` has a row for each.
-    fn step(&mut self, cross: &Cross, tokens: &[u32]) {
-        self.model.decode(self.pool, Run { cross, tokens, sequences: tokens.len() }, &mut self.state, None);
-        self.model.logits(self.pool, &self.state.x, &mut self.logits);
+    /// Takes each hypothesis of the first `windows` searches a token on.
+    fn choose(&mut self, windows: usize) {
+        let (n_vocab, tokens) = (self.model.config().n_vocab, self.tokens);
+        let Work { searches, pasts, draws, bests, .. } = &mut self.work;
+        let searches = &mut searches[..windows];
+        let logits = &mut self.state.logits;
+        // 1. what may follow
+        pasts.clear();
+        pasts.resize(logits.len() / n_vocab, None);
+        draws.clear();
+        for search in searches.iter_mut().filter(|search| !search.is_done()) {
+            let (way, first) = (search.way(), draws.len());
+            for line in search.going_on() {
+                pasts[line.row] = Some(line.past);
+                draws.push(Draw { row: line.row, way, uniform: 0.0 });
+            }
+            draws[first..].iter_mut().for_each(|draw| draw.uniform = search.uniform());
+        }
+        let rules = Rules { tokens, timestamps: self.search.timestamps, max_initial: self.search.max_initial };
+        self.pool.for_each_chunk(logits, n_vocab, |row, logits| {
+            if let Some(past) = pasts[row] {
+                rules.apply(past, logits);
+            }
+        });
+        // 2. the likeliest, or what was drawn
+        bests.resize(draws.len(), Best::default());
+        self.pool.for_each_chunk(bests, 1, |i, best| {
+            let Draw { row, way, uniform } = draws[i];
+            best[0] = Best::of(way, &logits[row * n_vocab..][..n_vocab], uniform);
+        });
+        // 3. the hypotheses
+        let mut bests = bests.as_slice();
+        for search in searches.iter_mut().filter(|search| !search.is_done()) {
+            let (own, rest) = bests.split_at(search.going_on().count());
+            search.advance(own, tokens.eot, tokens.timestamp_begin());
+            bests = rest;
+        }
     }
 
-    fn filter(&mut self, row: usize, sampled: &[u32]) {
-        let n_vocab = self.model.config.n_vocab;
-        let rules = Rules { tokens: self.tokens, timestamps: self.search.timestamps, max_initial: self.search.max_initial };
-        rules.apply(sampled, &mut self.logits[row * n_vocab..][..n_vocab]);
+    /// Puts the tokens of those that go on into the next pass; gives how many they are.
+    fn push(&mut self, open: &[usize], width: usize) -> usize {
+        let (state, mut rows) = (&mut self.state, 0);
+        for (place, (audio, search)) in open.iter().zip(&mut self.work.searches).enumerate() {
+            if search.is_done() {
+                continue;
+            }
+            state.fork(place * width, search.parents());
+            search.run(|i, token| {
+                rows += 1;
+                let row = state.push(token, *audio, place * width + i);
+                state.want(row)
+            });
+        }
+        rows
     }
 }
 
-fn best(lines: Vec<Hypothesis>) -> Hypothesis {
-    // the first of equals, so that the order of the search decides
-    lines.into_iter().rev().max_by(|a, b| a.score().total_cmp(&b.score())).unwrap_or_default()
-}
-
-/// The first of the largest values.
-fn argmax(logits: &[f32]) -> (u32, f32) {
-    let max = math::max(logits);
-    (logits.iter().position(|x| *x == max).unwrap_or(0) as u32, max)
-}
-
-/// The `count` largest values that are not negative infinity, in descending order.
-fn top(logits: &[f32], count: usize) -> Vec<(f32, u32)> {
-    let mut out: Vec<(f32, u32)> = Vec::with_capacity(count + 1);
-    let mut floor = f32::NEG_INFINITY;
-    for (x, id) in logits.iter().zip(0..).filter(|(x, _)| **x > f32::NEG_INFINITY) {
-        if *x > floor || out.len() < count {
-            let at = out.partition_point(|(y, _)| y >= x);
-            out.insert(at, (*x, id));
-            out.truncate(count);
-            floor = if out.len() == count { out[count - 1].0 } else { f32::NEG_INFINITY };
-        }
+impl Work {
+    /// Makes room for steps of so many hypotheses.
+    fn reserve(&mut self, hypotheses: usize) {
+        self.pasts.clear();
+        self.pasts.reserve(hypotheses);
+        self.draws.clear();
+        self.draws.reserve(hypotheses);
+        self.bests.clear();
+        self.bests.reserve(hypotheses);
     }
-    out
 }
 
 /// Bytes of a text over bytes of the same compressed: above 2.4 it repeats itself.
@@ -266,33 +314,6 @@ pub(super) fn compression_ratio(text: &str) -> f32 {
     // writing to memory cannot fail; if it did the text would count as incompressible
     let compressed = encoder.write_all(text.as_bytes()).and_then(|()| encoder.finish());
     compressed.map_or(1.0, |c| text.len() as f32 / c.len().max(1) as f32)
-}
-
-/// SplitMix64 (Steele et al. 2014): the same seed gives the same text.
-pub(super) struct Rng(pub(super) u64);
-
-impl Rng {
-    /// Uniform in [0, 1).
-    fn uniform(&mut self) -> f32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 40) as f32 / (1u32 << 24) as f32
-    }
-
-    fn pick(&mut self, probabilities: &[f32]) -> u32 {
-        let mut left = f64::from(self.uniform()) * probabilities.iter().map(|p| f64::from(*p)).sum::<f64>();
-        let mut last = 0;
-        // what was banned has a probability of some 1e-38, for lack of a zero among exponentials
-        for (p, id) in probabilities.iter().zip(0..).filter(|(p, _)| **p > 1e-30) {
-            left -= f64::from(*p);
-            last = id;
-            if left < 0.0 {
-                break;
-            }
-        }
-        last
-    }
 }
 
 #[cfg(test)]
@@ -304,40 +325,5 @@ mod tests {
         assert!(compression_ratio(&"I am sorry. ".repeat(20)) > 2.4);
         assert!(compression_ratio("And so my fellow Americans, ask not what your country can do for you.") < 1.5);
         assert_eq!(compression_ratio(""), 0.0);
-    }
-
-    #[test]
-    fn top_is_sorted_and_skips_what_is_banned() {
-        let logits = [1.0, f32::NEG_INFINITY, 3.0, 3.0, -2.0];
-        assert_eq!(top(&logits, 3), [(3.0, 2), (3.0, 3), (1.0, 0)]);
-        assert_eq!(top(&logits, 9).len(), 4);
-        assert_eq!(argmax(&logits), (2, 3.0));
-    }
-
-    #[test]
-    fn samples_follow_the_probabilities_and_the_seed() {
-        let probabilities = [0.5, 0.0, 0.25, 0.25];
-        let mut counts = [0; 4];
-        let mut rng = Rng(7);
-        (0..10_000).for_each(|_| counts[rng.pick(&probabilities) as usize] += 1);
-        assert!(counts[1] == 0 && (4800..5200).contains(&counts[0]) && (2300..2700).contains(&counts[3]), "{counts:?}");
-        let draw = |seed| {
-            (0..8)
-                .map({
-                    let mut r = Rng(seed);
-                    move |_| r.pick(&[0.25; 4])
-                })
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(draw(3), draw(3));
-        assert_ne!(draw(3), draw(4));
-    }
-
-    #[test]
-    fn the_first_of_equal_lines_wins() {
-        let line = |tokens: &[u32], logprob| Hypothesis { tokens: tokens.to_vec(), logprob, ended: true };
-        assert_eq!(best(vec![line(&[1], -1.0), line(&[2, 3], -2.0), line(&[4], -3.0)]).tokens, [1]);
-        assert_eq!(best(vec![line(&[1], -2.0), line(&[2, 3], -3.0)]).tokens, [2, 3]);
-        assert!(best(Vec::new()).tokens.is_empty());
     }
 }

@@ -3,66 +3,67 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use dreamseed_kernels::{BlockType, Matrix, Pool, quant};
+use dreamseed_kernels::{BlockType, Pool, quant};
 
 use super::config::{Config, Settings};
 use super::names::{CT2, HUB, HUB_BARE, Names, OPENAI, Part};
 use super::options::Precision;
+use crate::decoder::Place;
 use crate::weights::{Error, Result, Tensor, Values, ct2, gguf::Gguf, safetensors};
 
 /// `y = x w^T + b`
-pub(super) struct Linear {
-    pub(super) w: Matrix,   // (out, in)
-    pub(super) b: Vec<f32>, // (out)
+pub(super) struct Linear<P: Place = Pool> {
+    pub(super) w: P::Matrix, // (out, in)
+    pub(super) b: P::Vector, // (out)
 }
 
-pub(super) struct Norm {
-    pub(super) gamma: Vec<f32>, // (n_state)
-    pub(super) beta: Vec<f32>,  // (n_state)
+pub(super) struct Norm<P: Place = Pool> {
+    pub(super) gamma: P::Vector, // (n_state)
+    pub(super) beta: P::Vector,  // (n_state)
 }
 
-pub(super) struct Mlp {
-    pub(super) norm: Norm,
-    pub(super) up: Linear,   // (n_ffn, n_state)
-    pub(super) down: Linear, // (n_state, n_ffn)
+pub(super) struct Mlp<P: Place = Pool> {
+    pub(super) norm: Norm<P>,
+    pub(super) up: Linear<P>,   // (n_ffn, n_state)
+    pub(super) down: Linear<P>, // (n_state, n_ffn)
 }
 
-pub(super) struct SelfAttention {
-    pub(super) norm: Norm,
-    pub(super) qkv: Linear, // (3 n_state, n_state): queries, keys, values
-    pub(super) out: Linear, // (n_state, n_state)
+pub(super) struct SelfAttention<P: Place = Pool> {
+    pub(super) norm: Norm<P>,
+    pub(super) qkv: Linear<P>, // (3 n_state, n_state): queries, keys, values
+    pub(super) out: Linear<P>, // (n_state, n_state)
 }
 
-pub(super) struct CrossAttention {
-    pub(super) norm: Norm,
-    pub(super) q: Linear,   // (n_state, n_state)
-    pub(super) kv: Linear,  // (2 n_state, n_state): keys, values
-    pub(super) out: Linear, // (n_state, n_state)
+pub(super) struct CrossAttention<P: Place = Pool> {
+    pub(super) norm: Norm<P>,
+    pub(super) q: Linear<P>,   // (n_state, n_state)
+    pub(super) kv: Linear<P>,  // (2 n_state, n_state): keys, values
+    pub(super) out: Linear<P>, // (n_state, n_state)
 }
 
-pub(super) struct EncoderLayer {
-    pub(super) attention: SelfAttention,
-    pub(super) mlp: Mlp,
+pub(super) struct EncoderLayer<P: Place = Pool> {
+    pub(super) attention: SelfAttention<P>,
+    pub(super) mlp: Mlp<P>,
 }
 
-pub(super) struct DecoderLayer {
-    pub(super) attention: SelfAttention,
-    pub(super) cross: CrossAttention,
-    pub(super) mlp: Mlp,
+pub(super) struct DecoderLayer<P: Place = Pool> {
+    pub(super) attention: SelfAttention<P>,
+    pub(super) cross: CrossAttention<P>,
+    pub(super) mlp: Mlp<P>,
 }
 
 /// All weights, immutable.
-pub(super) struct Weights {
+pub(super) struct Weights<P: Place = Pool> {
     pub(super) precision: Precision,
-    pub(super) conv1: Linear,             // (n_state, 3 n_mels): one row a filter, times outermost
-    pub(super) conv2: Linear,             // (n_state, 3 n_state)
-    pub(super) audio_positions: Vec<f32>, // (n_audio_ctx, n_state)
-    pub(super) encoder: Vec<EncoderLayer>,
-    pub(super) encoder_norm: Norm,
-    pub(super) embedding: Matrix,        // (n_vocab, n_state), also the projection to logits
-    pub(super) text_positions: Vec<f32>, // (n_text_ctx, n_state)
-    pub(super) decoder: Vec<DecoderLayer>,
-    pub(super) decoder_norm: Norm,
+    pub(super) conv1: Linear<P>,           // (n_state, 3 n_mels): one row a filter, times outermost
+    pub(super) conv2: Linear<P>,           // (n_state, 3 n_state)
+    pub(super) audio_positions: P::Vector, // (n_audio_ctx, n_state)
+    pub(super) encoder: Vec<EncoderLayer<P>>,
+    pub(super) encoder_norm: Norm<P>,
+    pub(super) embedding: P::Matrix,      // (n_vocab, n_state), also the projection to logits
+    pub(super) text_positions: P::Vector, // (n_text_ctx, n_state)
+    pub(super) decoder: Vec<DecoderLayer<P>>,
+    pub(super) decoder_norm: Norm<P>,
 }
 
 /// A weight file of any kind.
@@ -127,20 +128,24 @@ impl Store {
         Ok(config)
     }
 
-    /// Reads and packs all weights, layers in parallel.
+    /// Reads and packs all weights for the processor, layers in parallel.
     pub(super) fn weights(&self, pool: &Pool, config: &Config, precision: Precision) -> Result<Weights> {
-        let (d, names) = (config.n_state, self.names());
-        let how = How { pool, precision };
+        self.weights_at(config, How { place: pool, pool, precision })
+    }
+
+    /// Reads all weights and takes them to a place, layers in parallel.
+    pub(super) fn weights_at<P: Place>(&self, config: &Config, how: How<P>) -> Result<Weights<P>> {
+        let (d, names, place, pool) = (config.n_state, self.names(), how.place, how.pool);
         let linear = |parts: &[Part], cols| self.linear(parts, cols, how);
-        let layer = |side: &'static str, i: usize| -> Result<(SelfAttention, Mlp)> {
+        let layer = |side: &'static str, i: usize| -> Result<(SelfAttention<P>, Mlp<P>)> {
             let attention = SelfAttention {
-                norm: self.norm(&names.norm(side, i, names.self_norm), d)?,
+                norm: self.norm(&names.norm(side, i, names.self_norm), d, place)?,
                 qkv: linear(&names.parts(side, i, names.qkv, d), d)?,
                 out: linear(&[(names.layer(side, i, names.self_out), d)], d)?,
             };
             let n_ffn = config.n_ffn[usize::from(side == "decoder")];
             let mlp = Mlp {
-                norm: self.norm(&names.norm(side, i, names.mlp_norm), d)?,
+                norm: self.norm(&names.norm(side, i, names.mlp_norm), d, place)?,
                 up: linear(&[(names.layer(side, i, names.up), n_ffn)], d)?,
                 down: linear(&[(names.layer(side, i, names.down), d)], n_ffn)?,
             };
@@ -152,7 +157,7 @@ impl Store {
         let decoder = parallel(pool, config.n_text_layer, |i| {
             let (attention, mlp) = layer("decoder", i)?;
             let cross = CrossAttention {
-                norm: self.norm(&names.norm("decoder", i, names.cross_norm), d)?,
+                norm: self.norm(&names.norm("decoder", i, names.cross_norm), d, place)?,
                 q: linear(&[(names.layer("decoder", i, names.cross_q), d)], d)?,
                 kv: linear(&names.parts("decoder", i, names.cross_kv, d), d)?,
                 out: linear(&[(names.layer("decoder", i, names.cross_out), d)], d)?,
@@ -160,21 +165,20 @@ impl Store {
             Ok(DecoderLayer { attention, cross, mlp })
         })?;
         let embedding = match self.blocks(&[(names.embedding.into(), config.n_vocab)], d)? {
-            Some((kind, bytes)) => Matrix::from_blocks_on(pool, kind, config.n_vocab, d, &bytes)
-                .map_err(|e| problem(names.embedding, e.to_string()))?,
+            Some((kind, bytes)) => place.matrix(names.embedding, kind, (config.n_vocab, d), &bytes)?,
             None => matrix(names.embedding, config.n_vocab, d, self.shaped(names.embedding, &[config.n_vocab, d])?, how)?,
         };
         Ok(Weights {
-            precision,
+            precision: how.precision,
             conv1: self.conv(&names.conv(1), d, config.n_mels, how)?,
             conv2: self.conv(&names.conv(2), d, d, how)?,
-            audio_positions: self.floats(names.audio_positions, &[config.n_audio_ctx, d])?,
+            audio_positions: place.vector(self.floats(names.audio_positions, &[config.n_audio_ctx, d])?)?,
             encoder,
-            encoder_norm: self.norm(names.encoder_norm, d)?,
+            encoder_norm: self.norm(names.encoder_norm, d, place)?,
             embedding,
-            text_positions: self.floats(names.text_positions, &[config.n_text_ctx, d])?,
+            text_positions: place.vector(self.floats(names.text_positions, &[config.n_text_ctx, d])?)?,
             decoder,
-            decoder_norm: self.norm(names.decoder_norm, d)?,
+            decoder_norm: self.norm(names.decoder_norm, d, place)?,
         })
     }
 
@@ -253,14 +257,14 @@ impl Store {
         self.shaped(name, shape).map(Values::into_f32)
     }
 
-    fn norm(&self, name: &str, d: usize) -> Result<Norm> {
+    fn norm<P: Place>(&self, name: &str, d: usize, place: &P) -> Result<Norm<P>> {
         let names = self.names();
-        let read = |suffix| self.floats(&format!("{name}{suffix}"), &[d]);
+        let read = |suffix| place.vector(self.floats(&format!("{name}{suffix}"), &[d])?);
         Ok(Norm { gamma: read(names.gamma)?, beta: read(names.beta)? })
     }
 
     /// Parts one under the other; keys have no bias on the hub.
-    fn linear(&self, parts: &[Part], cols: usize, how: How) -> Result<Linear> {
+    fn linear<P: Place>(&self, parts: &[Part], cols: usize, how: How<P>) -> Result<Linear<P>> {
         let mut b = Vec::new();
         for (name, rows) in parts {
             let bias = format!("{name}bias");
@@ -273,8 +277,8 @@ impl Store {
         let name = parts.first().map_or("", |(name, _)| name);
         let weights: Vec<(String, usize)> = parts.iter().map(|(name, rows)| (format!("{name}weight"), *rows)).collect();
         if let Some((kind, bytes)) = self.blocks(&weights, cols)? {
-            let w = Matrix::from_blocks_on(how.pool, kind, b.len(), cols, &bytes).map_err(|e| problem(name, e.to_string()))?;
-            return Ok(Linear { w, b });
+            let w = how.place.matrix(name, kind, (b.len(), cols), &bytes)?;
+            return Ok(Linear { w, b: how.place.vector(b)? });
         }
         let mut values: Option<Values> = None;
         for (name, rows) in &weights {
@@ -284,12 +288,13 @@ impl Store {
                 Some(above) => join(above, part),
             });
         }
-        Ok(Linear { w: matrix(name, b.len(), cols, values.unwrap_or(Values::F32(Vec::new())), how)?, b })
+        let w = matrix(name, b.len(), cols, values.unwrap_or(Values::F32(Vec::new())), how)?;
+        Ok(Linear { w, b: how.place.vector(b)? })
     }
 
     /// A convolution over three times as a matrix whose columns run over (time, channel): three frames of (time, channel)
     /// activations are then one row as they lie.
-    fn conv(&self, name: &str, out: usize, channels: usize, how: How) -> Result<Linear> {
+    fn conv<P: Place>(&self, name: &str, out: usize, channels: usize, how: How<P>) -> Result<Linear<P>> {
         let w = self.shaped(&format!("{name}weight"), &[out, channels, 3])?;
         let reorder = |i: usize| {
             let (filter, time, channel) = (i / (3 * channels), i / channels % 3, i % channels);
@@ -300,7 +305,8 @@ impl Store {
             Values::F16(w) => Values::F16((0..w.len()).map(|i| w[reorder(i)]).collect()),
             Values::Bf16(w) => Values::Bf16((0..w.len()).map(|i| w[reorder(i)]).collect()),
         };
-        Ok(Linear { w: matrix(name, out, 3 * channels, w, how)?, b: self.floats(&format!("{name}bias"), &[out])? })
+        let b = how.place.vector(self.floats(&format!("{name}bias"), &[out])?)?;
+        Ok(Linear { w: matrix(name, out, 3 * channels, w, how)?, b })
     }
 }
 
@@ -329,19 +335,27 @@ fn join(above: Values, below: Values) -> Values {
     }
 }
 
-/// How weights are packed, and on which threads.
-#[derive(Clone, Copy)]
-struct How<'a> {
-    pool: &'a Pool,
-    precision: Precision,
+/// How weights are packed and where they go, and who prepares them.
+pub(super) struct How<'a, P> {
+    pub(super) place: &'a P,
+    pub(super) pool: &'a Pool,
+    pub(super) precision: Precision,
 }
+
+impl<P> Clone for How<'_, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P> Copy for How<'_, P> {}
 
 /// Blocks that a task quantizes.
 const PIECE: usize = 4096;
 
-fn matrix(name: &str, rows: usize, cols: usize, values: Values, how: How) -> Result<Matrix> {
+fn matrix<P: Place>(name: &str, rows: usize, cols: usize, values: Values, how: How<P>) -> Result<P::Matrix> {
     let (block, size) = BlockType::Q8_0.block();
-    let packed = match values {
+    let (kind, bytes) = match values {
         values if how.precision == Precision::Int8 && cols.is_multiple_of(block) => {
             let values = values.into_f32();
             let mut bytes = vec![0; values.len() / block * size];
@@ -349,13 +363,13 @@ fn matrix(name: &str, rows: usize, cols: usize, values: Values, how: How) -> Res
                 let end = (i * PIECE + bytes.len() / size) * block;
                 bytes.copy_from_slice(&quant::quantize_q8_0(&values[i * PIECE * block..end]));
             });
-            Matrix::from_blocks_on(how.pool, BlockType::Q8_0, rows, cols, &bytes)
+            (BlockType::Q8_0, bytes)
         }
-        Values::F32(v) => Matrix::from_f32(rows, cols, &v),
-        Values::F16(v) => Matrix::from_f16(rows, cols, &v),
-        Values::Bf16(v) => Matrix::from_bf16(rows, cols, &v),
+        Values::F32(v) => (BlockType::F32, v.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        Values::F16(v) => (BlockType::F16, v.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        Values::Bf16(v) => (BlockType::BF16, v.iter().flat_map(|v| v.to_le_bytes()).collect()),
     };
-    packed.map_err(|e| problem(name, e.to_string()))
+    how.place.matrix(name, kind, (rows, cols), &bytes)
 }
 
 /// A tensor of a GGUF file as floats, whatever it is stored as.

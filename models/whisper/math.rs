@@ -71,6 +71,23 @@ pub(super) fn log_sum_exp(row: &[f32]) -> f32 {
     max + (lanes.iter().sum::<f32>() + rest.iter().map(|x| exp(x - max)).sum::<f32>()).ln()
 }
 
+/// The index that `uniform`, in [0, 1), falls on where each has its share of `softmax(logits / temperature)`; never one of negative
+/// infinity unless all are.
+pub(super) fn draw(logits: &[f32], temperature: f32, uniform: f32) -> usize {
+    let (max, scale) = (max(logits), 1.0 / temperature);
+    let share = |x: &f32| f64::from(if *x > f32::NEG_INFINITY { exp((x - max) * scale) } else { 0.0 });
+    let mut left = f64::from(uniform) * logits.iter().map(share).sum::<f64>();
+    let mut last = 0;
+    for (i, x) in logits.iter().enumerate().filter(|(_, x)| **x > f32::NEG_INFINITY) {
+        left -= share(x);
+        last = i;
+        if left < 0.0 {
+            break;
+        }
+    }
+    last
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,5 +109,20 @@ mod tests {
         assert!((f64::from(log_sum_exp(&row)) - wanted).abs() < 1e-5);
         assert_eq!(log_sum_exp(&[f32::NEG_INFINITY; 9]), f32::NEG_INFINITY);
         assert_eq!(max(&[]), f32::NEG_INFINITY);
+    }
+
+    #[test]
+    fn draws_have_their_shares_and_what_is_banned_none() {
+        let logits = [2f32.ln(), f32::NEG_INFINITY, 0.0, 0.0];
+        let mut counts = [0; 4];
+        (0..1000).for_each(|i| counts[draw(&logits, 1.0, i as f32 / 1000.0)] += 1);
+        assert!(
+            counts[1] == 0 && [500, 0, 250, 250].iter().zip(counts).all(|(w, c): (&i32, i32)| (w - c).abs() < 3),
+            "{counts:?}"
+        );
+        // at half the temperature a share is squared: 4 : 1 : 1
+        let first = (0..1000).filter(|i| draw(&logits, 0.5, *i as f32 / 1000.0) == 0).count();
+        assert!((664..670).contains(&first), "{first}");
+        assert_eq!(draw(&[f32::NEG_INFINITY; 3], 1.0, 0.5), 0);
     }
 }

@@ -48,6 +48,12 @@ impl MelExtractor {
         Self { n_mels, filters: slaney_filters(n_mels), window }
     }
 
+    /// Of each band the bins that it covers and their weights.
+    #[cfg(feature = "cuda")]
+    pub(super) fn filters(&self) -> &[(Range<usize>, Vec<f32>)] {
+        &self.filters
+    }
+
     /// Features of mono audio at 16 kHz, one frame for every whole hop; samples that are not finite count as zero. The recording
     /// counts as followed by silence.
     pub fn extract(&self, pool: &Pool, pcm: &[f32]) -> Mel {

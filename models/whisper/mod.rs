@@ -4,8 +4,13 @@ mod agreement;
 mod align;
 mod attention;
 mod config;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod cuts;
 mod decode;
+mod decoder;
+mod executor;
+mod hypotheses;
 mod load;
 mod math;
 pub mod mel;
@@ -16,6 +21,8 @@ mod pronounce;
 mod silence;
 mod spoken;
 pub mod stream;
+#[cfg(test)]
+mod tests;
 mod timestamps;
 mod tokens;
 mod transcribe;
@@ -30,7 +37,7 @@ use serde::Serialize;
 use crate::weights;
 
 pub use config::Config;
-pub use options::{Error, MAX_BEAM, Options, Precision, Result, Task};
+pub use options::{Error, MAX_BEAM, Options, Precision, Result, Task, Windows};
 pub use pronounce::{Goodness, Kind, MAX_TEXT, Pronounced, Pronunciation, language_of};
 
 /// What was said. Times are seconds from the start of the audio.
@@ -86,8 +93,13 @@ pub enum Progress<'a> {
         /// Seconds in all.
         total: f64,
     },
-    /// A window has gone through the encoder; its tokens follow.
+    /// A window has gone through the encoder; its tokens follow, with those of the others that are decoded beside it.
     Encoded,
+    /// The decoder went a token on.
+    Step {
+        /// Beams or samples of all windows side by side.
+        hypotheses: usize,
+    },
     /// The language that was found.
     Language(&'a str),
     /// A finished segment.
@@ -96,7 +108,7 @@ pub enum Progress<'a> {
 
 /// A Whisper model with its vocabulary: immutable, any number of transcriptions may run on it at once.
 pub struct Whisper {
-    model: model::Model,
+    model: executor::Model,
     tokens: tokens::Tokens,
     mel: mel::MelExtractor,
     heads: Vec<(usize, usize)>,
@@ -111,6 +123,38 @@ impl Whisper {
     /// # Errors
     /// [`weights::Error`], naming the file, field or tensor: nothing of a Whisper, damaged files, shapes that do not fit.
     pub fn open(path: &Path, pool: &Pool, precision: Precision) -> weights::Result<Self> {
+        Self::assemble(path, |store, config, _| {
+            let weights = store.weights(pool, &config, precision)?;
+            Ok(executor::Model::Cpu(Box::new(model::Model::new(config, weights))))
+        })
+    }
+
+    /// As [`Whisper::open`], onto a GPU: encoder and decoder run there, the search for the best text does not.
+    ///
+    /// # Errors
+    /// As [`Whisper::open`]; [`weights::Error::Device`] where there is no room, [`weights::Error::Unsupported`] for heads that no kernel has.
+    #[cfg(feature = "cuda")]
+    pub fn open_on(
+        device: &dreamseed_kernels::cuda::Device,
+        path: &Path,
+        pool: &Pool,
+        precision: Precision,
+    ) -> weights::Result<Self> {
+        Self::assemble(path, |store, config, mel| {
+            let model = cuda::Model::load(device, (store, config), (pool, precision), mel)?;
+            Ok(executor::Model::Gpu(Box::new(model)))
+        })
+    }
+
+    /// Whether it runs on a GPU.
+    pub fn is_on_gpu(&self) -> bool {
+        !matches!(self.model, executor::Model::Cpu(_))
+    }
+
+    fn assemble(
+        path: &Path,
+        load: impl FnOnce(&load::Store, Config, &mel::MelExtractor) -> weights::Result<executor::Model>,
+    ) -> weights::Result<Self> {
         let file = weight_file(path)?;
         let folder = file.parent().unwrap_or(path);
         let mut settings = config::Settings::default();
@@ -132,13 +176,13 @@ impl Whisper {
         let tokens = tokens::Tokens::open(folder, &config, &settings)?;
         let heads = config::alignment_heads(&config, &settings)?;
         let mel = mel::MelExtractor::new(config.n_mels);
-        let weights = store.weights(pool, &config, precision)?;
-        Ok(Self { model: model::Model { config, weights }, tokens, mel, heads, prior: OnceLock::new() })
+        let model = load(&store, config, &mel)?;
+        Ok(Self { model, tokens, mel, heads, prior: OnceLock::new() })
     }
 
     /// The model's shapes.
     pub fn config(&self) -> &Config {
-        &self.model.config
+        self.model.config()
     }
 
     /// Codes of the languages that it knows; empty for English-only models.
@@ -159,7 +203,7 @@ impl Whisper {
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Transcript> {
         let search = options.search()?;
-        transcribe::Session::new(self, pool, pcm, options, &search)?.run(progress)
+        transcribe::Session::new(self, pool, pcm, options, &search, transcribe::Buffers::default())?.run(progress)
     }
 
     /// Holds mono audio at 16 kHz against the text that should have been said: every expected word with how well it was

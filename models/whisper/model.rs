@@ -1,54 +1,48 @@
-//! The encoder and decoder of Whisper (Radford et al. 2022; openai/whisper `model.py`): pre-norm transformers, GELU by erf,
-//! learned positions in the decoder.
+//! The encoder of Whisper (Radford et al. 2022; openai/whisper `model.py`): a pre-norm transformer, GELU by erf, over two convolutions;
+//! and what the decoder (in `decoder.rs`) hears of its output.
 
 use dreamseed_kernels::{
     Activation, Dense, Epilogue, MatrixError, Pool, attention_dense, attention_dense_bf16, layer_norm, linear,
 };
 
-use super::attention::{Grown, Layout, Packed};
+use super::attention::{Layout, Packed, Scratch};
 use super::config::Config;
-use super::load::{DecoderLayer, EncoderLayer, Linear, Mlp, Norm, SelfAttention, Weights};
+use super::decoder::{self, Op};
+use super::load::{EncoderLayer, Linear, Mlp, Norm, SelfAttention, Weights};
 use super::options::Precision;
+
+pub(super) use super::decoder::{DecoderState, Probe, Run};
 
 /// Weights and shapes: immutable, shared by all decoding states.
 pub(super) struct Model {
     pub(super) config: Config,
     pub(super) weights: Weights,
+    pub(super) plan: Vec<Op>,
 }
 
 /// Buffers of the encoder, made once; afterwards `x` holds its output.
 #[derive(Default)]
 pub(super) struct EncoderState {
+    #[cfg(feature = "cuda")]
+    pub(super) gpu: Option<super::cuda::Encoder>, // where the model is there; the others are empty then
     pub(super) x: Vec<f32>, // (n_audio_ctx, n_state)
     h: Vec<f32>,            // (n_audio_ctx, n_state): normed, or sums of attention
     wide: Vec<f32>,         // (n_audio_ctx, 3 n_state or n_ffn), and rows of three frames for the convolutions
     frames: Vec<f32>,       // (window_frames, n_state)
+    kv: Vec<f32>,           // (n_audio_ctx, 2 n_state): of one decoder layer
+    heads: Vec<Scratch>,    // (n_text_head)
 }
 
-/// Keys and values of the encoder's output for each decoder layer: computed once a window.
-pub(super) struct Cross(Vec<Packed>);
-
-/// Keys and values of the tokens so far, and the buffers of a step. All sequences have the same length.
-pub(super) struct DecoderState {
-    capacity: usize, // positions
-    max_sequences: usize,
-    len: usize,
-    keys: Vec<f32>,         // (n_text_layer, max_sequences, capacity, n_state)
-    values: Vec<f32>,       // the same
-    spare: Vec<f32>,        // (max_sequences, capacity, n_state), for reordering
-    pub(super) x: Vec<f32>, // (rows, n_state): after a step normed by the last norm, ready for `logits`
-    h: Vec<f32>,            // (rows, n_state)
-    wide: Vec<f32>,         // (rows, 3 n_state or n_ffn)
-    work: Vec<f32>,         // scores
-}
-
-/// Takes down the cross-attention of chosen heads while tokens run through the decoder.
-pub(super) struct Probe<'a> {
-    pub(super) heads: &'a [(usize, usize)], // (layer, head)
-    pub(super) weights: Vec<Vec<f32>>,      // for each of `heads`: (rows, n_audio_ctx), rows sum to 1
-}
+/// Keys and values of the encoder's output for each decoder layer: computed once a window, where the model is.
+#[derive(Default)]
+pub(super) struct Cross(pub(super) Vec<Packed>, #[cfg(feature = "cuda")] pub(super) Option<super::cuda::Heard>);
 
 impl Model {
+    pub(super) fn new(config: Config, weights: Weights) -> Self {
+        let plan = decoder::plan(&config);
+        Self { config, weights, plan }
+    }
+
     /// Runs a window of features through the encoder; the result is `state.x`.
     /// `mel`: (window_frames, n_mels), time outermost.
     pub(super) fn encode(&self, pool: &Pool, mel: &[f32], state: &mut EncoderState) {
@@ -99,128 +93,55 @@ impl Model {
     ///
     /// # Errors
     /// None for a checked model: its own shapes fit.
+    #[cfg(test)]
     pub(super) fn cross(&self, pool: &Pool, audio: &[f32]) -> Result<Cross, MatrixError> {
+        let (mut cross, mut state) = (Cross::default(), EncoderState::default());
+        self.project_audio(pool, audio, (&mut state.kv, &mut state.heads), &mut cross)?;
+        Ok(cross)
+    }
+
+    /// Bytes of the keys and values of a window.
+    pub(super) fn cross_bytes(&self) -> usize {
+        let c = &self.config;
+        let element = match self.weights.precision {
+            Precision::Stored => size_of::<f32>(),
+            Precision::Int8 => size_of::<half::f16>(),
+        };
+        c.n_text_layer * c.n_audio_ctx * 2 * c.n_state * element
+    }
+
+    /// Encodes a window (see [`Self::encode`]) and projects it to keys and values, in the memory of those that `cross` held.
+    ///
+    /// # Errors
+    /// None for a checked model: its own shapes fit.
+    pub(super) fn hear(
+        &self,
+        pool: &Pool,
+        mel: &[f32],
+        state: &mut EncoderState,
+        cross: &mut Cross,
+    ) -> Result<(), MatrixError> {
+        self.encode(pool, mel, state);
+        self.project_audio(pool, &state.x, (&mut state.kv, &mut state.heads), cross)
+    }
+
+    fn project_audio(
+        &self,
+        pool: &Pool,
+        audio: &[f32],
+        (kv, scratch): (&mut Vec<f32>, &mut Vec<Scratch>),
+        cross: &mut Cross,
+    ) -> Result<(), MatrixError> {
         let d = self.config.n_state;
         let heads = self.config.n_text_head;
         let layout = Layout { heads, head_dim: d / heads, stride: 2 * d, keys: 0, values: d };
-        let mut kv = vec![0.0; audio.len() * 2];
-        let pack = |layer: &DecoderLayer| {
-            apply(pool, audio, &layer.cross.kv, &mut kv, Activation::None);
-            Packed::new(pool, &kv, layout, self.weights.precision)
-        };
-        self.weights.decoder.iter().map(pack).collect::<Result<_, _>>().map(Cross)
-    }
-
-    /// Room for `max_sequences` decoded side by side.
-    pub(super) fn decoder_state(&self, max_sequences: usize) -> DecoderState {
-        let (capacity, d) = (self.config.n_text_ctx, self.config.n_state);
-        let size = max_sequences * capacity * d;
-        DecoderState {
-            capacity,
-            max_sequences,
-            len: 0,
-            keys: vec![0.0; self.config.n_text_layer * size],
-            values: vec![0.0; self.config.n_text_layer * size],
-            spare: vec![0.0; size],
-            x: Vec::new(),
-            h: Vec::new(),
-            wide: Vec::new(),
-            work: Vec::new(),
+        kv.resize(audio.len() * 2, 0.0);
+        cross.0.resize_with(self.weights.decoder.len(), Packed::default);
+        for (layer, packed) in self.weights.decoder.iter().zip(&mut cross.0) {
+            apply(pool, audio, &layer.cross.kv, kv, Activation::None);
+            packed.fill(pool, kv, layout, self.weights.precision, scratch)?;
         }
-    }
-
-    /// Runs tokens through the decoder: `sequences` times as many new tokens each, sequence after sequence, appended to what
-    /// `state` holds. Afterwards `state.x` is (tokens, n_state). Tokens beyond the vocabulary count as the last one.
-    ///
-    /// # Panics
-    /// When the tokens do not fit: callers bound lengths by `n_text_ctx`.
-    pub(super) fn decode(&self, pool: &Pool, run: Run, state: &mut DecoderState, mut probe: Option<&mut Probe>) {
-        let (c, w) = (&self.config, &self.weights);
-        let d = c.n_state;
-        let Run { cross, tokens, sequences } = run;
-        let per_sequence = tokens.len() / sequences;
-        let first = state.len;
-        assert!(first + per_sequence <= state.capacity && sequences <= state.max_sequences, "{first} + {per_sequence} tokens");
-        // 1. embeddings and positions
-        state.x.resize(tokens.len() * d, 0.0);
-        state.h.resize(tokens.len() * d, 0.0);
-        for (i, (x, token)) in state.x.chunks_exact_mut(d).zip(tokens).enumerate() {
-            w.embedding.row((*token as usize).min(c.n_vocab - 1), x);
-            let position = first + i % per_sequence;
-            x.iter_mut().zip(&w.text_positions[position * d..]).for_each(|(x, p)| *x += p);
-        }
-        let size = state.max_sequences * state.capacity * d;
-        for (layer, DecoderLayer { attention, cross: across, mlp }) in w.decoder.iter().enumerate() {
-            // 2. causal attention over the tokens so far
-            project(pool, &state.x, attention, &mut state.h, &mut state.wide);
-            let keys = &mut state.keys[layer * size..][..size];
-            let values = &mut state.values[layer * size..][..size];
-            for (i, qkv) in state.wide.chunks_exact(3 * d).enumerate() {
-                let at = ((i / per_sequence) * state.capacity + first + i % per_sequence) * d;
-                keys[at..at + d].copy_from_slice(&qkv[d..2 * d]);
-                values[at..at + d].copy_from_slice(&qkv[2 * d..]);
-            }
-            let grown = Grown { keys, values, capacity: state.capacity, heads: c.n_text_head, head_dim: d / c.n_text_head };
-            grown.attend(pool, &state.wide, (first, per_sequence), &mut state.work, &mut state.h);
-            add(pool, &state.h, &attention.out, &mut state.x);
-            // 3. attention over the audio
-            norm(pool, &state.x, &across.norm, &mut state.h);
-            state.wide.resize(tokens.len() * d, 0.0);
-            apply(pool, &state.h, &across.q, &mut state.wide, Activation::None);
-            let packed = &cross.0[layer];
-            packed.attend(pool, &state.wide, &mut state.work, &mut state.h);
-            if let Some(Probe { heads, weights }) = probe.as_deref_mut() {
-                for ((_, head), out) in heads.iter().zip(weights).filter(|((l, _), _)| *l == layer) {
-                    out.extend_from_slice(packed.weights(&state.work, *head, tokens.len()));
-                }
-            }
-            add(pool, &state.h, &across.out, &mut state.x);
-            // 4. feed forward
-            feed_forward(pool, mlp, &mut state.x, &mut state.h, &mut state.wide);
-        }
-        // 5. last norm
-        state.h.copy_from_slice(&state.x);
-        norm(pool, &state.h, &w.decoder_norm, &mut state.x);
-        state.len += per_sequence;
-    }
-
-    /// Logits (rows, n_vocab) of decoded rows (rows, n_state) as [`Self::decode`] left them.
-    pub(super) fn logits(&self, pool: &Pool, rows: &[f32], out: &mut Vec<f32>) {
-        out.resize(rows.len() / self.config.n_state * self.config.n_vocab, 0.0);
-        linear(pool, rows, &self.weights.embedding, out, Epilogue::default());
-    }
-}
-
-/// What runs through the decoder.
-pub(super) struct Run<'a> {
-    pub(super) cross: &'a Cross,
-    pub(super) tokens: &'a [u32],
-    pub(super) sequences: usize,
-}
-
-impl DecoderState {
-    /// Forgets all tokens.
-    pub(super) fn clear(&mut self) {
-        self.len = 0;
-    }
-
-    /// Sequence i goes on from what was sequence `parents[i]`.
-    pub(super) fn reorder(&mut self, parents: &[usize]) {
-        if parents.iter().enumerate().all(|(i, p)| i == *p) {
-            return;
-        }
-        let row = self.spare.len() / self.max_sequences;
-        let used = row / self.capacity * self.len;
-        for side in [&mut self.keys, &mut self.values] {
-            for layer in side.chunks_exact_mut(self.spare.len()) {
-                for (i, p) in parents.iter().enumerate() {
-                    self.spare[i * row..][..used].copy_from_slice(&layer[p * row..][..used]);
-                }
-                for i in 0..parents.len() {
-                    layer[i * row..][..used].copy_from_slice(&self.spare[i * row..][..used]);
-                }
-            }
-        }
+        Ok(())
     }
 }
 
@@ -239,12 +160,12 @@ fn unfold(x: &[f32], channels: usize, stride: usize, out: &mut Vec<f32>) {
     }
 }
 
-fn apply(pool: &Pool, x: &[f32], layer: &Linear, out: &mut [f32], activation: Activation) {
+pub(super) fn apply(pool: &Pool, x: &[f32], layer: &Linear, out: &mut [f32], activation: Activation) {
     linear(pool, x, &layer.w, out, Epilogue { bias: Some(&layer.b), activation, accumulate: false });
 }
 
 /// `out += x w^T + b`
-fn add(pool: &Pool, x: &[f32], layer: &Linear, out: &mut [f32]) {
+pub(super) fn add(pool: &Pool, x: &[f32], layer: &Linear, out: &mut [f32]) {
     linear(pool, x, &layer.w, out, Epilogue { bias: Some(&layer.b), activation: Activation::None, accumulate: true });
 }
 
@@ -263,12 +184,12 @@ fn feed_forward(pool: &Pool, mlp: &Mlp, x: &mut [f32], h: &mut [f32], wide: &mut
     add(pool, wide, &mlp.down, x);
 }
 
-fn norm(pool: &Pool, x: &[f32], norm: &Norm, out: &mut [f32]) {
+pub(super) fn norm(pool: &Pool, x: &[f32], norm: &Norm, out: &mut [f32]) {
     layer_norm(pool, x, (&norm.gamma, &norm.beta), 1e-5, out);
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::PathBuf;
 
     use super::super::config::Settings;
@@ -279,7 +200,7 @@ mod tests {
     use crate::weights::safetensors;
     use dreamseed_kernels::{BlockType, quant::quantize_q8_0};
 
-    fn reference() -> Option<PathBuf> {
+    pub(in super::super) fn reference() -> Option<PathBuf> {
         let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/reference");
         let root = std::env::var_os("DREAMSEED_REFERENCE").map_or(beside, PathBuf::from);
         let folder = root.join("golden/whisper");
@@ -290,7 +211,7 @@ mod tests {
         Some(folder)
     }
 
-    fn relative_error(seen: &[f32], wanted: &[f32]) -> f32 {
+    pub(in super::super) fn relative_error(seen: &[f32], wanted: &[f32]) -> f32 {
         assert_eq!(seen.len(), wanted.len());
         let difference: f32 = seen.iter().zip(wanted).map(|(a, b)| (a - b) * (a - b)).sum();
         (difference / wanted.iter().map(|x| x * x).sum::<f32>()).sqrt()
@@ -299,6 +220,28 @@ mod tests {
     fn int64(file: &safetensors::File, name: &str) -> Vec<u32> {
         let bytes = file.bytes(name).unwrap();
         bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as u32).collect()
+    }
+
+    /// What transformers made of a window and a text.
+    #[cfg(feature = "cuda")]
+    pub(in super::super) struct Golden {
+        pub(in super::super) mel: Vec<f32>, // (window_frames, n_mels)
+        pub(in super::super) tokens: Vec<u32>,
+        pub(in super::super) logits: Vec<f32>, // (tokens, n_vocab)
+    }
+
+    #[cfg(feature = "cuda")]
+    impl Golden {
+        pub(in super::super) fn open() -> Self {
+            let folder = reference().expect("the golden model");
+            let file = safetensors::File::open(&folder.join("golden.safetensors")).unwrap();
+            let features = file.tensor("in.input_features").unwrap();
+            let [.., n_mels, frames] = features.shape[..] else { panic!("{:?}", features.shape) };
+            let values = features.values.into_f32();
+            let mel = (0..values.len()).map(|i| values[i % n_mels * frames + i / n_mels]).collect();
+            let (tokens, logits) = (int64(&file, "in.decoder_input_ids"), file.tensor("out.logits").unwrap());
+            Self { mel, tokens, logits: logits.values.into_f32() }
+        }
     }
 
     #[test]
@@ -315,7 +258,7 @@ mod tests {
         let (tokens, wanted) = (int64(&golden, "in.decoder_input_ids"), floats("out.logits"));
         // 8 bits round a weight and an activation by up to 0.4% of the largest beside it
         for (precision, bound) in [(Precision::Int8, 0.02), (Precision::Stored, 1e-4)] {
-            let model = Model { config: config.clone(), weights: store.weights(&pool, &config, precision).unwrap() };
+            let model = Model::new(config.clone(), store.weights(&pool, &config, precision).unwrap());
             let mut encoder = EncoderState::default();
             model.encode(&pool, &mel, &mut encoder);
             let error = relative_error(&encoder.x, &floats("out.enc"));
@@ -363,7 +306,8 @@ mod tests {
         let pool = Pool::new(2);
         let run = |store: &Store| {
             let config = store.config(&settings).unwrap();
-            let model = Model { weights: store.weights(&pool, &config, Precision::Int8).unwrap(), config };
+            let weights = store.weights(&pool, &config, Precision::Int8).unwrap();
+            let model = Model::new(config, weights);
             let mut encoder = EncoderState::default();
             let mel: Vec<f32> =
                 (0..model.config.window_frames() * model.config.n_mels).map(|i| (i as f32 * 0.37).sin()).collect();
@@ -404,7 +348,7 @@ mod tests {
         state.clear();
         for (i, token) in tokens.iter().enumerate() {
             model.decode(pool, Run { cross, tokens: &[*token; 2], sequences: 2 }, state, None);
-            state.reorder(&[1, 0]);
+            state.fork(0, &[1, 0]);
             model.logits(pool, &state.x, &mut logits);
             for row in logits.chunks_exact(n_vocab) {
                 let error = relative_error(row, &wanted[i * n_vocab..][..n_vocab]);

@@ -25,6 +25,20 @@ pub enum Precision {
     Stored,
 }
 
+/// What the windows of a long recording know of each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Windows {
+    /// Each begins where the last certain segment of the one before ended, and has its text as prompt.
+    InTurn,
+    /// Nothing over a silence: stretches of speech are decoded side by side, which costs less for each, and no text hangs on another's.
+    /// Within a stretch that is longer than a window they follow in turn.
+    #[default]
+    Together,
+    /// Nothing: what is longer than a window is cut where it is softest as well, so that speech without silences is decoded side by side
+    /// too. Words beside a cut can be lost, or said twice.
+    Cut,
+}
+
 /// How to transcribe. The defaults are those of openai/whisper, but for greedy decoding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
@@ -43,9 +57,11 @@ pub struct Options {
     /// Only what [`crate::voice`] takes for speech is looked at: silence costs nothing and is given no text. Times stay those of the
     /// recording; silence of less than two seconds between words is kept.
     pub vad: bool,
-    /// Text that could have gone before: names and terms to expect.
+    /// Text that could have gone before: names and terms to expect. Windows side by side have it each, those in turn the first.
     pub initial_prompt: Option<String>,
-    /// Whether a window's text is the next one's prompt.
+    /// What windows know of each other.
+    pub windows: Windows,
+    /// Whether a window's text is the next one's prompt, where windows follow each other.
     pub condition_on_previous_text: bool,
     /// For sampling at temperatures above 0: the same seed gives the same text.
     pub seed: u64,
@@ -73,6 +89,7 @@ impl Default for Options {
             temperatures: vec![0.0, 0.2, 0.4, 0.6, 0.8, 1.0],
             vad: true,
             initial_prompt: None,
+            windows: Windows::default(),
             condition_on_previous_text: true,
             seed: 0,
             compression_ratio_threshold: 2.4,
@@ -100,6 +117,10 @@ pub enum Error {
     /// A shape that a checked model cannot have.
     #[error(transparent)]
     Matrix(#[from] dreamseed_kernels::MatrixError),
+    /// A GPU has no room, refuses or is lost.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Device(#[from] dreamseed_kernels::cuda::Error),
 }
 
 /// Result of a transcription.
@@ -136,6 +157,7 @@ impl Options {
             compression_ratio_threshold: self.compression_ratio_threshold,
             logprob_threshold: self.logprob_threshold,
             no_speech_threshold: self.no_speech_threshold,
+            seed: self.seed,
         })
     }
 }

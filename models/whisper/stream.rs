@@ -13,9 +13,8 @@ use serde::Serialize;
 
 use super::agreement::{Agreement, Heard};
 use super::decode::{Search, compression_ratio};
-use super::model::EncoderState;
-use super::options::{Error, Result};
-use super::transcribe::Session;
+use super::options::{Error, Result, Windows};
+use super::transcribe::{Buffers, Session};
 use super::{Segment, Transcript, Whisper, Word};
 use crate::voice::{self, Detector, HOP, SAMPLE_RATE};
 
@@ -106,7 +105,7 @@ pub struct Stream<'a> {
     stable: usize,
     segment: Segment, // under way
     transcript: Transcript,
-    encoder: EncoderState,
+    buffers: Buffers, // of all decodings
 }
 
 impl Whisper {
@@ -119,8 +118,10 @@ impl Whisper {
         timing.check()?;
         let search = options.search()?;
         let provisional = super::Options { temperatures: vec![0.0], beam_size: 1, ..options.clone() }.search()?;
-        let words = super::Options { word_timestamps: true, timestamps: true, ..options.clone() };
-        let history = Session::new(self, pool, &[], &words, &search)?.history.clone();
+        // what is held is shorter than a window
+        let words = super::Options { word_timestamps: true, timestamps: true, windows: Windows::InTurn, ..options.clone() };
+        let session = Session::new(self, pool, &[], &words, &search, Buffers::default())?;
+        let (history, buffers) = (session.history.clone(), session.into_buffers());
         let detecting = voice::Options { min_silence: timing.silence, ..voice::Options::default() };
         Ok(Stream {
             whisper: self,
@@ -142,7 +143,7 @@ impl Whisper {
             stable: 0,
             segment: Segment::default(),
             transcript: Transcript { language: options.language.clone().unwrap_or_default(), ..Transcript::default() },
-            encoder: EncoderState::default(),
+            buffers,
         })
     }
 }
@@ -263,12 +264,11 @@ impl Stream<'_> {
         let pcm = self.held.get(..end - self.start).unwrap_or(&self.held);
         let options = super::Options { vad: false, ..self.options.clone() };
         let search = if provisional { &self.provisional } else { &self.search };
-        let mut session = Session::new(self.whisper, self.pool, pcm, &options, search)?;
+        let mut session = Session::new(self.whisper, self.pool, pcm, &options, search, std::mem::take(&mut self.buffers))?;
         session.provisional = provisional;
         session.history.clone_from(&self.history);
-        session.encoder = std::mem::take(&mut self.encoder);
         let transcript = session.run(&mut |_| std::ops::ControlFlow::Continue(()))?;
-        self.encoder = std::mem::take(&mut session.encoder);
+        self.buffers = session.into_buffers();
         self.decoded_to = end;
         let probable = transcript.segments.iter().all(|s| s.avg_logprob >= search.logprob_threshold);
         self.trusted = probable && compression_ratio(&transcript.text) <= search.compression_ratio_threshold;
@@ -374,7 +374,7 @@ impl Stream<'_> {
             self.history.clear();
         } else if let Some(tokens) = self.whisper.tokens.encode(&text) {
             self.history.extend(tokens);
-            let room = self.whisper.model.config.n_text_ctx / 2;
+            let room = self.whisper.model.config().n_text_ctx / 2;
             self.history.drain(..self.history.len().saturating_sub(room));
         }
     }

@@ -4,6 +4,23 @@
 use super::math;
 use super::tokens::Tokens;
 
+/// What the rules need to know of the tokens that were sampled so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Past {
+    pub(super) len: usize,
+    last: Option<u32>,
+    before: Option<u32>, // the one before the last
+    time: Option<u32>,   // the latest timestamp
+}
+
+impl Past {
+    /// With a token more; timestamps begin with `begin`.
+    pub(super) fn with(self, token: u32, begin: u32) -> Self {
+        let time = Some(token).filter(|id| *id >= begin).or(self.time);
+        Self { len: self.len + 1, last: Some(token), before: self.last, time }
+    }
+}
+
 /// Filters of the logits of one decoding.
 pub(super) struct Rules<'a> {
     pub(super) tokens: &'a Tokens,
@@ -14,15 +31,15 @@ pub(super) struct Rules<'a> {
 }
 
 impl Rules<'_> {
-    /// Sets the logits (n_vocab) of what may not follow `sampled` to negative infinity.
-    pub(super) fn apply(&self, sampled: &[u32], logits: &mut [f32]) {
+    /// Sets the logits (n_vocab) of what may not follow `past` to negative infinity.
+    pub(super) fn apply(&self, past: Past, logits: &mut [f32]) {
         let t = self.tokens;
         let mut ban = |id: u32| {
             if let Some(x) = logits.get_mut(id as usize) {
                 *x = f32::NEG_INFINITY;
             }
         };
-        if sampled.is_empty() {
+        if past.len == 0 {
             t.suppress_begin.iter().for_each(|id| ban(*id));
         }
         t.suppress.iter().chain([&t.no_timestamps]).for_each(|id| ban(*id));
@@ -32,8 +49,8 @@ impl Rules<'_> {
             return;
         }
         let is_time = |id: &u32| *id as usize >= begin;
-        let last = sampled.last().is_some_and(is_time);
-        let before = sampled.len() < 2 || is_time(&sampled[sampled.len() - 2]);
+        let last = past.last.as_ref().is_some_and(is_time);
+        let before = past.before.as_ref().is_none_or(is_time);
         // timestamps come in pairs, but for the one before the end
         match (last, before) {
             (true, true) => logits[begin..].fill(f32::NEG_INFINITY),
@@ -41,12 +58,12 @@ impl Rules<'_> {
             _ => {}
         }
         // and never go back; a segment lasts for at least one step
-        if let Some(latest) = sampled.iter().rev().find(|id| is_time(id)) {
-            let floor = *latest as usize + usize::from(!last || before);
+        if let Some(latest) = past.time {
+            let floor = latest as usize + usize::from(!last || before);
             let end = floor.min(logits.len());
             logits[begin..end].fill(f32::NEG_INFINITY);
         }
-        if sampled.is_empty() {
+        if past.len == 0 {
             logits[..begin].fill(f32::NEG_INFINITY);
             let latest = begin + self.max_initial as usize + 1;
             if let Some(late) = logits.get_mut(latest..) {
@@ -129,7 +146,7 @@ mod tests {
         let rules = Rules { tokens: &tokens, timestamps: true, max_initial: 5 };
         let mut logits = vec![0.0; 278];
         raise.iter().for_each(|(id, x)| logits[*id as usize] = *x);
-        rules.apply(sampled, &mut logits);
+        rules.apply(sampled.iter().fold(Past::default(), |past, id| past.with(*id, BEGIN)), &mut logits);
         (0..278).filter(|id| logits[*id as usize] > f32::NEG_INFINITY).collect()
     }
 
@@ -162,7 +179,7 @@ mod tests {
     fn without_timestamps_none_is_allowed() {
         let tokens = sample();
         let mut logits = vec![0.0; 278];
-        Rules { tokens: &tokens, timestamps: false, max_initial: 5 }.apply(&[], &mut logits);
+        Rules { tokens: &tokens, timestamps: false, max_initial: 5 }.apply(Past::default(), &mut logits);
         assert!(logits[BEGIN as usize..].iter().all(|x| *x == f32::NEG_INFINITY) && logits[97] == 0.0);
         assert!(logits[257] == f32::NEG_INFINITY, "an empty text is not sampled at once");
     }

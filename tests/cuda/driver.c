@@ -1,12 +1,16 @@
-// A double of the NVIDIA driver for tests: what the emulator below it lacks (graphs), and faults on demand.
+// A double of the NVIDIA driver for tests: what the emulator below it lacks (graphs, streams that run late, devices that do not see
+// each other's memory), and faults on demand.
 //
-// Installed as libcuda.so.1 and linked against the emulator, whose functions serve all names that are not here. A capture keeps
-// launches with copies of their arguments; in a capture everything else that touches the device is refused, as the product promises
-// to do none of it. One process, and captures of one thread, as CU_STREAM_CAPTURE_MODE_THREAD_LOCAL has them.
+// Installed as libcuda.so.1 and linked against the emulator, whose functions serve all names that are not here. What is put on a
+// stream runs when somebody waits for it and not before, so that what is not ordered by an event or a wait is seen to be in the wrong
+// order. Each allocation is its device's alone: a kernel or copy of another device that is handed it fails. A capture keeps launches
+// with copies of their arguments; in a capture everything else that touches the device is refused, as the product promises to do none
+// of it. One process, and captures of one thread, as CU_STREAM_CAPTURE_MODE_THREAD_LOCAL has them.
 //
 //   DREAMSEED_DRIVER_FAULT=NAME:N:CODE   the N-th call of NAME (cuLaunchKernel, cuMemAlloc_v2, ...) returns CODE; after a code that
-//                                        means a lost device (700, 719, ...) every further call does
-//   DREAMSEED_DRIVER_MEMORY=BYTES        the device has so much memory
+//                                        means a lost device (700, 719, ...) every further call for that device does.
+//                                        NAME@D: calls for device D alone
+//   DREAMSEED_DRIVER_MEMORY=BYTES,..     the devices have so much memory; of a single number, each
 //   DREAMSEED_DRIVER_VERSION=V           the driver's version, 1000 * major + 10 * minor
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -17,18 +21,17 @@
 #include <string.h>
 
 typedef void* V;
-enum { OK = 0, OUT_OF_MEMORY = 2, UNSUPPORTED = 900, INVALIDATED = 901, MOST_PARAMS = 32, MOST_KERNELS = 512 };
+enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, LOST = 700, UNSUPPORTED = 900, INVALIDATED = 901, ALREADY = 704 };
+enum { MOST_PARAMS = 32, MOST_KERNELS = 1 << 14, MOST_DEVICES = 16, FIRST_CONTEXT = 0x1000 };
 
 typedef struct {
     char name[64];
     V function;
-    int params, sizes[MOST_PARAMS];
+    int params, sizes[MOST_PARAMS], device;
 } Kernel;
 typedef struct {
-    V function;
+    Kernel* kernel;
     unsigned dims[7];
-    V stream;
-    int params;
     V args[MOST_PARAMS];
 } Node;
 typedef struct {
@@ -36,12 +39,43 @@ typedef struct {
     size_t count;
     int owners, broken;
 } Graph;
+typedef struct Stream Stream;
+typedef struct {
+    int device;
+    Stream* stream; // where it was recorded last
+    long recorded, happened;
+} Event;
+typedef struct Op {
+    enum { LAUNCH, TO_DEVICE, TO_HOST, WITHIN, TO_PEER, SET, RECORD, WAIT } kind;
+    Node node;
+    V host;
+    uint64_t to, from;
+    size_t bytes;
+    int devices[2]; // of `to` and `from`
+    Event* event;
+    long number;
+    struct Op* next;
+} Op;
+struct Stream {
+    int device, error;
+    Op *first, **last;
+    Stream* next;
+};
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t lock;
 static Kernel kernels[MOST_KERNELS];
-static int kernel_count, lost;
-static uint64_t held;
+static int kernel_count, lost[MOST_DEVICES], reached[MOST_DEVICES][MOST_DEVICES];
+static uint64_t held[MOST_DEVICES];
+static Stream* streams;
 static __thread Graph* capturing;
+static __thread int current; // device
+
+__attribute__((constructor)) static void begin(void) {
+    pthread_mutexattr_t recursive;
+    pthread_mutexattr_init(&recursive);
+    pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
+    pthread_mutex_init(&lock, &recursive);
+}
 
 static V real(const char* name) {
     static V emulator;
@@ -54,16 +88,18 @@ static V real(const char* name) {
 // What a call of `name` is to fail with, if anything.
 static int fault(const char* name) {
     static int calls;
-    if (lost) return lost;
+    if (lost[current]) return lost[current];
     const char* text = getenv("DREAMSEED_DRIVER_FAULT");
     if (!text) return OK;
     char wanted[64];
-    int n, code;
+    int n, code, device = current;
     if (sscanf(text, "%63[^:]:%d:%d", wanted, &n, &code) != 3) fprintf(stderr, "driver: %s is no fault\n", text), abort();
-    if (strcmp(wanted, name)) return OK;
+    char* at = strchr(wanted, '@');
+    if (at) *at = 0, device = atoi(at + 1);
+    if (strcmp(wanted, name) || device != current) return OK;
     pthread_mutex_lock(&lock);
     const int now = ++calls == n;
-    if (now && (code == 46 || code == 214 || code >= 700)) lost = code;
+    if (now && (code == 46 || code == 214 || code >= 700)) lost[current] = code;
     pthread_mutex_unlock(&lock);
     return now ? code : OK;
 }
@@ -73,6 +109,45 @@ static int refused(const char* name) {
     fprintf(stderr, "driver: %s in a capture\n", name);
     capturing->broken = 1;
     return UNSUPPORTED;
+}
+
+int cuCtxSetCurrent(V context) {
+    if (context) current = (int)((uint64_t)context - FIRST_CONTEXT);
+    if (current < 0 || current >= MOST_DEVICES) fprintf(stderr, "driver: no context of ours\n"), abort();
+    return ((int (*)(V))real(__func__))(context);
+}
+
+// What is allocated.
+static struct Block {
+    uint64_t at, size;
+    int device;
+} blocks[1 << 16];
+static size_t block_count; // used at most
+
+static struct Block* block_of(uint64_t at) {
+    for (size_t i = 0; i < block_count; i++)
+        if (blocks[i].at && at >= blocks[i].at && at - blocks[i].at < blocks[i].size) return &blocks[i];
+    return NULL;
+}
+
+static int is_of(uint64_t at, int device, const char* what) {
+    struct Block* b = block_of(at);
+    if (b && b->device == device) return 1;
+    fprintf(stderr, "driver: %s on device %d is handed memory of %s\n", what, device, b ? "another device" : "nobody");
+    return 0;
+}
+
+// Arguments are looked through for addresses: a device does not see what another one has.
+static int is_at_home(const Node* node, int device) {
+    const Kernel* k = node->kernel;
+    if (k->device != device) return fprintf(stderr, "driver: %s is another device's\n", k->name), 0;
+    for (int i = 0; i < k->params; i++)
+        for (int w = 0; w + 8 <= k->sizes[i]; w += 8) {
+            uint64_t word;
+            memcpy(&word, (char*)node->args[i] + w, 8);
+            if (word && block_of(word) && !is_of(word, device, k->name)) return 0;
+        }
+    return 1;
 }
 
 // The kernels of a PTX text, and the bytes of their parameters.
@@ -115,7 +190,7 @@ int cuModuleGetFunction(V* function, V module, const char* name) {
     // every device loads its own: the newest entry without a function is this one's
     for (int i = kernel_count - 1; code == OK && i >= 0; i--)
         if (!strcmp(kernels[i].name, name) && (!kernels[i].function || kernels[i].function == *function)) {
-            kernels[i].function = *function;
+            kernels[i].function = *function, kernels[i].device = current;
             break;
         }
     pthread_mutex_unlock(&lock);
@@ -124,21 +199,162 @@ int cuModuleGetFunction(V* function, V module, const char* name) {
 
 typedef int (*Launch)(V, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, V, V*, V*);
 
+static int copy(const char* name, const Op* op) {
+    if (op->kind == TO_DEVICE) return ((int (*)(uint64_t, V, size_t, V))real(name))(op->to, op->host, op->bytes, NULL);
+    if (op->kind == TO_HOST) return ((int (*)(V, uint64_t, size_t, V))real(name))(op->host, op->from, op->bytes, NULL);
+    return ((int (*)(uint64_t, uint64_t, size_t, V))real(name))(op->to, op->from, op->bytes, NULL);
+}
+
+static int execute(Stream* s, Op* op) {
+    const int to = op->devices[0], from = op->devices[1];
+    const unsigned* d = op->node.dims;
+    switch (op->kind) {
+        case LAUNCH:
+            if (!is_at_home(&op->node, s->device)) return LOST;
+            return ((Launch)real("cuLaunchKernel"))(op->node.kernel->function, d[0], d[1], d[2], d[3], d[4], d[5], d[6], NULL,
+                                                    op->node.args, NULL);
+        case TO_DEVICE: return is_of(op->to, to, "a copy") ? copy("cuMemcpyHtoDAsync_v2", op) : LOST;
+        case TO_HOST: return is_of(op->from, from, "a copy") ? copy("cuMemcpyDtoHAsync_v2", op) : LOST;
+        case WITHIN:
+        case TO_PEER:
+            return is_of(op->to, to, "a copy") && is_of(op->from, from, "a copy") ? copy("cuMemcpyDtoDAsync_v2", op) : LOST;
+        case SET:
+            if (!is_of(op->to, to, "clearing")) return LOST;
+            return ((int (*)(uint64_t, unsigned char, size_t, V))real("cuMemsetD8Async"))(op->to, (unsigned char)op->number, op->bytes, NULL);
+        case RECORD: return op->event->happened = op->number, OK;
+        case WAIT: return OK;
+    }
+    return INVALID;
+}
+
+static void release_node(Node* node) {
+    for (int i = 0; i < node->kernel->params; i++) free(node->args[i]);
+}
+
+// Runs what is on a stream: all of it, or until `event` has happened for the `number`-th time.
+static int run(Stream* s, const Event* event, long number) {
+    while (s->first && !(event && event->happened >= number)) {
+        Op* op = s->first;
+        if (op->kind == WAIT && op->event->stream && op->event->happened < op->number) run(op->event->stream, op->event, op->number);
+        const int code = s->error ? s->error : execute(s, op);
+        if (op->kind == RECORD && s->error) op->event->happened = op->number;
+        if (code >= LOST) lost[s->device] = code;
+        s->error = code;
+        s->first = op->next;
+        if (!s->first) s->last = &s->first;
+        if (op->kind == LAUNCH) release_node(&op->node);
+        if (op->kind == TO_DEVICE) free(op->host);
+        free(op);
+    }
+    const int code = s->error;
+    if (code < LOST) s->error = OK;
+    return code;
+}
+
+static void run_device(int device) {
+    for (Stream* s = streams; s; s = s->next)
+        if (s->device == device) run(s, NULL, 0);
+}
+
+static int put(Stream* s, Op op) {
+    if (s->device != current) return fprintf(stderr, "driver: a stream of another device\n"), INVALID;
+    Op* own = memcpy(malloc(sizeof op), &op, sizeof op);
+    own->next = NULL;
+    pthread_mutex_lock(&lock);
+    *s->last = own, s->last = &own->next;
+    pthread_mutex_unlock(&lock);
+    return OK;
+}
+
+static Node copied(Kernel* k, const unsigned* dims, V* params) {
+    Node node = {.kernel = k};
+    memcpy(node.dims, dims, sizeof node.dims);
+    for (int i = 0; i < k->params; i++) node.args[i] = memcpy(malloc((size_t)k->sizes[i]), params[i], (size_t)k->sizes[i]);
+    return node;
+}
+
+int cuStreamCreate(V* stream, unsigned flags) {
+    (void)flags;
+    const int code = refused(__func__);
+    if (code) return code;
+    Stream* s = calloc(1, sizeof(Stream));
+    s->device = current, s->last = &s->first;
+    pthread_mutex_lock(&lock);
+    s->next = streams, streams = s;
+    pthread_mutex_unlock(&lock);
+    return *stream = s, OK;
+}
+
+int cuStreamDestroy_v2(V stream) {
+    pthread_mutex_lock(&lock);
+    run(stream, NULL, 0);
+    Stream** at = &streams;
+    while (*at != stream) at = &(*at)->next;
+    *at = ((Stream*)stream)->next;
+    pthread_mutex_unlock(&lock);
+    free(stream);
+    return OK;
+}
+
+int cuStreamSynchronize(V stream) {
+    int code = refused(__func__);
+    if (code) return code;
+    pthread_mutex_lock(&lock);
+    code = run(stream, NULL, 0);
+    pthread_mutex_unlock(&lock);
+    return code;
+}
+
+int cuEventCreate(V* event, unsigned flags) {
+    (void)flags;
+    const int code = refused(__func__);
+    if (code) return code;
+    Event* e = calloc(1, sizeof(Event));
+    e->device = current;
+    return *event = e, OK;
+}
+
+int cuEventDestroy_v2(V event) {
+    // what still waits for it or records it has to run first
+    pthread_mutex_lock(&lock);
+    for (Stream* s = streams; s; s = s->next) run(s, NULL, 0);
+    pthread_mutex_unlock(&lock);
+    free(event);
+    return OK;
+}
+
+int cuEventRecord(V event, V stream) {
+    const int code = refused(__func__);
+    if (code) return code;
+    Event* e = event;
+    if (e->device != current) return fprintf(stderr, "driver: an event of another device is recorded\n"), INVALID;
+    e->stream = stream;
+    return put(stream, (Op){.kind = RECORD, .event = e, .number = ++e->recorded});
+}
+
+int cuStreamWaitEvent(V stream, V event, unsigned flags) {
+    (void)flags;
+    const int code = refused(__func__);
+    if (code) return code;
+    Event* e = event;
+    if (!e->recorded) fprintf(stderr, "driver: an event that was never recorded is waited for\n");
+    return put(stream, (Op){.kind = WAIT, .event = e, .number = e->recorded});
+}
+
 int cuLaunchKernel(V f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, V stream,
                    V* params, V* extra) {
     const int code = fault(__func__);
     if (code) return code;
-    if (!capturing) return ((Launch)real(__func__))(f, gx, gy, gz, bx, by, bz, shared, stream, params, extra);
     Kernel* k = NULL;
     pthread_mutex_lock(&lock);
     for (int i = 0; i < kernel_count && !k; i++)
         if (kernels[i].function == f) k = &kernels[i];
     pthread_mutex_unlock(&lock);
-    if (!k || extra) return 1;
+    if (!k || extra) return INVALID;
+    const Node node = copied(k, (unsigned[]){gx, gy, gz, bx, by, bz, shared}, params);
+    if (!capturing) return put(stream, (Op){.kind = LAUNCH, .node = node});
     capturing->nodes = realloc(capturing->nodes, (capturing->count + 1) * sizeof(Node));
-    Node* node = &capturing->nodes[capturing->count++];
-    *node = (Node){f, {gx, gy, gz, bx, by, bz, shared}, stream, k->params, {0}};
-    for (int i = 0; i < k->params; i++) node->args[i] = memcpy(malloc((size_t)k->sizes[i]), params[i], (size_t)k->sizes[i]);
+    capturing->nodes[capturing->count++] = node;
     return OK;
 }
 
@@ -174,8 +390,7 @@ int cuGraphInstantiateWithFlags(V* exec, V graph, unsigned long long flags) {
 
 static int release(Graph* g) {
     if (!g || --g->owners) return OK;
-    for (size_t n = 0; n < g->count; n++)
-        for (int i = 0; i < g->nodes[n].params; i++) free(g->nodes[n].args[i]);
+    for (size_t n = 0; n < g->count; n++) release_node(&g->nodes[n]);
     free(g->nodes), free(g);
     return OK;
 }
@@ -188,44 +403,38 @@ int cuGraphLaunch(V exec, V stream) {
     Graph* g = exec;
     for (size_t n = 0; code == OK && n < g->count; n++) {
         Node* k = &g->nodes[n];
-        const unsigned* d = k->dims;
-        code = ((Launch)real("cuLaunchKernel"))(k->function, d[0], d[1], d[2], d[3], d[4], d[5], d[6], stream, k->args, NULL);
+        code = put(stream, (Op){.kind = LAUNCH, .node = copied(k->kernel, k->dims, k->args)});
     }
     return code;
 }
 
-// What the device has left, where a limit is set. 0: the emulator's own.
+// What the current device has, where a limit is set. 0: the emulator's own.
 static uint64_t limit(void) {
-    const char* text = getenv("DREAMSEED_DRIVER_MEMORY");
-    return text ? strtoull(text, NULL, 10) : 0;
+    const char *text = getenv("DREAMSEED_DRIVER_MEMORY"), *own = text;
+    for (int d = 0; own && d < current; d++) own = strchr(own, ',') ? strchr(own, ',') + 1 : own;
+    return own ? strtoull(own, NULL, 10) : 0;
 }
 
 int cuMemGetInfo_v2(size_t* free, size_t* total) {
     const int code = fault(__func__);
     if (code || !limit()) return code ? code : ((int (*)(size_t*, size_t*))real(__func__))(free, total);
-    return *total = limit(), *free = limit() > held ? limit() - held : 0, OK;
+    return *total = limit(), *free = limit() > held[current] ? limit() - held[current] : 0, OK;
 }
-
-// Sizes of what is allocated, in front of nothing: the emulator has no call that tells them.
-static struct {
-    uint64_t at, size;
-} blocks[1 << 16];
 
 int cuMemAlloc_v2(uint64_t* at, size_t size) {
     const int code = refused(__func__);
     if (code) return code;
     pthread_mutex_lock(&lock);
-    const int full = limit() && held + size > limit();
-    if (!full) held += size;
-    pthread_mutex_unlock(&lock);
-    if (full) return OUT_OF_MEMORY;
-    const int done = ((int (*)(uint64_t*, size_t))real(__func__))(at, size);
-    pthread_mutex_lock(&lock);
-    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
-        if (!blocks[i].at) {
-            blocks[i].at = *at, blocks[i].size = size;
-            break;
-        }
+    int done = limit() && held[current] + size > limit() ? OUT_OF_MEMORY : OK;
+    if (!done) done = ((int (*)(uint64_t*, size_t))real(__func__))(at, size);
+    if (!done) {
+        size_t i = 0;
+        while (i < block_count && blocks[i].at) i++;
+        if (i == sizeof blocks / sizeof *blocks) fprintf(stderr, "driver: too many allocations\n"), abort();
+        if (i == block_count) block_count++;
+        blocks[i].at = *at, blocks[i].size = size, blocks[i].device = current;
+        held[current] += size;
+    }
     pthread_mutex_unlock(&lock);
     return done;
 }
@@ -233,22 +442,57 @@ int cuMemAlloc_v2(uint64_t* at, size_t size) {
 int cuMemFree_v2(uint64_t at) {
     if (capturing) return refused(__func__);
     pthread_mutex_lock(&lock);
-    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
-        if (blocks[i].at == at) {
-            held -= blocks[i].size, blocks[i].at = 0;
-            break;
-        }
+    struct Block* b = block_of(at);
+    int code = INVALID;
+    if (b && b->device == current) {
+        run_device(current); // as the driver does: freeing waits
+        held[current] -= b->size, b->at = 0;
+        code = ((int (*)(uint64_t))real(__func__))(at);
+    } else fprintf(stderr, "driver: memory is freed that is not this device's\n");
     pthread_mutex_unlock(&lock);
-    return ((int (*)(uint64_t))real(__func__))(at);
+    return code;
 }
 
-#define ASYNC(name, declared, passed)                     \
-    int name declared {                                   \
-        const int code = refused(#name);                  \
-        return code ? code : ((int(*) declared)real(#name)) passed; \
-    }
-ASYNC(cuMemcpyHtoDAsync_v2, (uint64_t to, V from, size_t n, V stream), (to, from, n, stream))
-ASYNC(cuMemcpyDtoHAsync_v2, (V to, uint64_t from, size_t n, V stream), (to, from, n, stream))
-ASYNC(cuMemcpyDtoDAsync_v2, (uint64_t to, uint64_t from, size_t n, V stream), (to, from, n, stream))
-ASYNC(cuMemsetD8Async, (uint64_t to, unsigned char value, size_t n, V stream), (to, value, n, stream))
-ASYNC(cuStreamSynchronize, (V stream), (stream))
+int cuMemcpyHtoDAsync_v2(uint64_t to, V from, size_t n, V stream) {
+    const int code = refused(__func__);
+    if (code || !n) return code;
+    V own = memcpy(malloc(n), from, n);
+    return put(stream, (Op){.kind = TO_DEVICE, .to = to, .host = own, .bytes = n, .devices = {current, current}});
+}
+
+int cuMemcpyDtoHAsync_v2(V to, uint64_t from, size_t n, V stream) {
+    const int code = refused(__func__);
+    if (code || !n) return code;
+    return put(stream, (Op){.kind = TO_HOST, .host = to, .from = from, .bytes = n, .devices = {current, current}});
+}
+
+int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t n, V stream) {
+    const int code = refused(__func__);
+    if (code || !n) return code;
+    return put(stream, (Op){.kind = WITHIN, .to = to, .from = from, .bytes = n, .devices = {current, current}});
+}
+
+int cuMemcpyPeerAsync(uint64_t to, V to_context, uint64_t from, V from_context, size_t n, V stream) {
+    const int code = refused(__func__);
+    if (code || !n) return code;
+    const int devices[2] = {(int)((uint64_t)to_context - FIRST_CONTEXT), (int)((uint64_t)from_context - FIRST_CONTEXT)};
+    return put(stream, (Op){.kind = TO_PEER, .to = to, .from = from, .bytes = n, .devices = {devices[0], devices[1]}});
+}
+
+int cuMemsetD8Async(uint64_t to, unsigned char value, size_t n, V stream) {
+    const int code = refused(__func__);
+    if (code || !n) return code;
+    return put(stream, (Op){.kind = SET, .to = to, .number = value, .bytes = n, .devices = {current, current}});
+}
+
+// Neighbours reach each other, others do not.
+int cuDeviceCanAccessPeer(int* can, int device, int peer) { return *can = abs(device - peer) == 1, OK; }
+
+int cuCtxEnablePeerAccess(V peer, unsigned flags) {
+    (void)flags;
+    const int code = refused(__func__), device = (int)((uint64_t)peer - FIRST_CONTEXT);
+    if (code) return code;
+    if (abs(device - current) != 1) return 217;
+    const int before = reached[current][device];
+    return reached[current][device] = 1, before ? ALREADY : OK;
+}

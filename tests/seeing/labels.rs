@@ -164,7 +164,7 @@ fn labels_are_read_in_gemmas_vocabulary() {
     assert_eq!(code, 0, "{err}");
     let seen: Value = serde_json::from_str(out.trim()).unwrap();
     let rgb = pixels(48, 64, "seen");
-    let embedding = model.embed(&pool, &Image::new(48, 64, &rgb).unwrap(), &mut Session::default());
+    let embedding = model.embed(&pool, &Image::new(48, 64, &rgb).unwrap(), &mut Session::default()).unwrap();
     let ids = ["this is a photo of a dog.", "this is a photo of two cats."].map(|t| expected(&tokenizer, t));
     let texts = siglip.embed_ids(&pool, &ids).unwrap();
     for (i, label) in ["a Dog", "two cats"].iter().enumerate() {

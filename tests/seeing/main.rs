@@ -245,7 +245,7 @@ fn a_vision_model_is_timed_on_the_picture_that_it_writes() {
     let pool = Pool::new(1);
     let model = Vision::open(folder.path(), &pool, Precision::Stored).unwrap();
     let patches = preprocess::cut(&floats("input0.f32"), [28, 28], 7);
-    assert_eq!(model.forward(&pool, &patches, &mut Session::default()), floats("output0.f32"));
+    assert_eq!(model.forward(&pool, &patches, &mut Session::default()).unwrap(), floats("output0.f32"));
     let (code, _, err) = run("30");
     assert!(code == 2 && err.contains("--side 30") && err.contains("7 pixels"), "{code}: {err}");
 }

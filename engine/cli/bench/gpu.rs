@@ -3,10 +3,12 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use dreamseed_kernels::cuda::Device;
 use serde::Serialize;
 
 use super::{bar, median};
 use crate::Result;
+use crate::config::Cache;
 use crate::llm::{Llm, Options, Session};
 use crate::plan::{self, Request, fit, gpu, memory::Wish, shape::Shape, split::Place};
 
@@ -22,8 +24,9 @@ pub(super) struct GpuResult {
     /// What `plan` says of this GPU, where it knows it: with llama.cpp's nodes a layer, and with this engine's.
     predicted_tokens_per_s: Option<[f64; 2]>,
     load_s: f64,
+    /// The devices that hold it, in the order of its layers.
     device: String,
-    /// Bytes allocated on it.
+    /// Bytes allocated on them.
     device_bytes: usize,
     prompt: usize,
     r#gen: usize,
@@ -41,8 +44,8 @@ pub(super) struct Sizes {
 /// Measures a model that is on a GPU.
 pub(super) fn run(
     llm: &Arc<Llm>,
-    device: &dreamseed_kernels::cuda::Device,
-    shape: &Shape,
+    devices: &[Device],
+    (shape, cache): (&Shape, Cache),
     (load_s, sizes, runs): (f64, Sizes, usize),
 ) -> Result<GpuResult> {
     let Sizes { prompt, r#gen, depth } = sizes;
@@ -70,12 +73,17 @@ pub(super) fn run(
     bar.finish_and_clear();
     let known = |rates: Vec<f64>| Some(median(rates)).filter(|m| m.is_finite());
     let (bytes, decode) = (shape.weights.per_token(shape.config.tied), known(decode));
-    let wish = Wish { sequences: 1, positions: (2 * depth + r#gen).clamp(1, shape.config.context) as u64 }; // read at half of it
+    let positions = (2 * depth + r#gen).clamp(1, shape.config.context) as u64; // read at half of it
+    let wish = Wish { sequences: 1, positions, cache };
     let costs = fit::fit()?.costs;
-    let predicted = gpu::named_by_driver(&device.info().name, device.info().memory as u64).map(|gpu| {
-        let places = [Place { free: gpu.memory, gpu }];
-        plan::plan(&costs, &Request { places: &places, shape, wish, draft: None }).tokens_per_second
-    });
+    let place = |device: &Device| {
+        let gpu = gpu::named_by_driver(&device.info().name, device.info().memory as u64)?;
+        Some(Place { free: gpu.memory, gpu })
+    };
+    let places: Option<Vec<Place>> = devices.iter().map(place).collect();
+    let predicted =
+        places.map(|places| plan::plan(&costs, &Request { places: &places, shape, wish, draft: None }).tokens_per_second);
+    let names: Vec<&str> = devices.iter().map(|d| d.info().name.as_str()).collect();
     Ok(GpuResult {
         prefill_tokens_per_s: known(prefill),
         decode_tokens_per_s: decode,
@@ -83,8 +91,8 @@ pub(super) fn run(
         decode_gb_s: decode.map(|rate| rate * bytes as f64 / 1e9),
         predicted_tokens_per_s: predicted,
         load_s,
-        device: device.info().name.clone(),
-        device_bytes: device.used(),
+        device: names.join(" + "),
+        device_bytes: devices.iter().map(Device::used).sum(),
         prompt,
         r#gen,
         depth,

@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use dreamseed_kernels::{KV_BLOCK, KvType, Pool, cpu::peak, simd};
 use dreamseed_models::decoder::{Config, Decoder, Logits, State};
 use serde::Serialize;
 
 use super::{bar, failed, median, peak_rss_mb};
+use crate::config::Cache;
 use crate::{Engine, Error, Result};
 
 /// Arguments of `bench llm`.
@@ -25,29 +26,9 @@ pub struct LlmArgs {
     /// Tokens in the cache before either begins
     #[arg(long, value_name = "N", default_value_t = 0)]
     depth: usize,
-    /// How keys and values are stored
-    #[arg(long, value_enum, default_value_t = Cache::F16)]
-    cache: Cache,
-}
-
-/// [`KvType`] by the names of the command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
-enum Cache {
-    F32,
-    F16,
-    Q8_0,
-}
-
-impl From<Cache> for KvType {
-    fn from(cache: Cache) -> Self {
-        match cache {
-            Cache::F32 => Self::F32,
-            Cache::F16 => Self::F16,
-            Cache::Q8_0 => Self::Q8_0,
-        }
-    }
+    /// How keys and values are stored (default: f16; on a GPU as llm.cache says)
+    #[arg(long, value_enum)]
+    cache: Option<Cache>,
 }
 
 /// What was measured. A part that was not asked for is null.
@@ -102,15 +83,19 @@ pub(super) fn run(engine: &Engine, args: &LlmArgs, runs: usize) -> Result<Measur
     let llm = engine.llm(args.model.as_deref())?;
     let load_s = begin.elapsed().as_secs_f64();
     #[cfg(feature = "cuda")]
-    if let Some(device) = llm.device() {
-        if cache != Cache::F16 {
-            return Err(Error::Usage("--cache: keys and values on a GPU are f16; leave it out, or choose --device cpu".into()));
+    if let Some(devices) = llm.devices() {
+        let own = engine.config().llm.cache;
+        if cache.is_some_and(|wanted| wanted != own) {
+            return Err(Error::Usage(
+                "--cache: on a GPU keys and values are as llm.cache says; set that, or choose --device cpu".into(),
+            ));
         }
         let mix = crate::plan::shape::Mix::F16; // of a folder's weights: nothing tells
         let shape = crate::plan::shape::Shape::open(&engine.llm_file(args.model.as_deref())?, mix)?;
         let sizes = super::gpu::Sizes { prompt, r#gen, depth };
-        return Ok(Measured::Gpu(super::gpu::run(&llm, device, &shape, (load_s, sizes, runs))?));
+        return Ok(Measured::Gpu(super::gpu::run(&llm, &devices, (&shape, own), (load_s, sizes, runs))?));
     }
+    let cache = cache.unwrap_or(Cache::F16);
     let (decoder, pool) = (llm.decoder()?, engine.pool());
     let mut bench = Bench { decoder, pool, state: decoder.new_state_in(cache.into(), total), hash: FNV };
     bench.state.reserve(total);

@@ -4,6 +4,8 @@ mod batch;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod grammar;
+#[cfg(feature = "cuda")]
+mod graph;
 mod llm;
 mod net;
 mod perplexity;
@@ -15,7 +17,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{Args, Subcommand};
-use dreamseed_models::{decoder, whisper};
+use dreamseed_models::{decoder, voice, whisper};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -48,6 +50,9 @@ pub enum What {
     Perplexity(perplexity::PerplexityArgs),
     /// What it costs to hold text to a schema, a regular expression or a grammar
     Grammar(grammar::GrammarArgs),
+    /// Milliseconds of a decode step on a GPU, its launches one by one and replayed as graphs, and the memory that it takes
+    #[cfg(feature = "cuda")]
+    Graph(graph::GraphArgs),
     /// Seconds to transcribe a recording
     Speech {
         /// An id or a folder (default: the profile's)
@@ -83,6 +88,8 @@ pub(super) fn run(config: Config, args: BenchArgs) -> Result<()> {
         }
         What::Perplexity(perplexity) => show(args.json, &perplexity::run(&engine, perplexity)?),
         What::Grammar(grammar) => show(args.json, &grammar::run(&engine, grammar, runs)?),
+        #[cfg(feature = "cuda")]
+        What::Graph(graph) => show(args.json, &graph::run(&engine, graph, runs)?),
         What::Speech { model, file } => show(args.json, &speech(&engine, model.as_deref(), file, runs)?),
         What::Net(net) => show(args.json, &net::run(&engine, net, runs)?),
         What::Vision(vision) => show(args.json, &vision::run(&engine, vision, runs)?),
@@ -109,10 +116,14 @@ fn show(json: bool, result: &impl Serialize) -> Result<()> {
 #[derive(Serialize)]
 struct SpeechResult {
     seconds: f64,
-    /// Features and encoder.
+    /// Finding where somebody speaks: a part of `encode_s`, measured apart.
+    vad_s: f64,
+    /// Detector, features and encoder.
     encode_s: f64,
     /// Language, tokens and the rest.
     decode_s: f64,
+    /// Passes of the decoder that took hypotheses a token on.
+    steps: usize,
     audio_seconds: f64,
     load_s: f64,
     text: String,
@@ -125,20 +136,27 @@ fn speech(engine: &Engine, model: Option<&str>, file: &std::path::Path, runs: us
     let begin = Instant::now();
     let whisper = engine.speech(model)?;
     let load_s = begin.elapsed().as_secs_f64();
-    let (mut seconds, mut encode, mut decode, mut text) = (Vec::new(), Vec::new(), Vec::new(), String::new());
+    let options = whisper::Options { windows: engine.config().speech.windows.into(), ..whisper::Options::default() };
+    let (mut seconds, mut vad, mut encode, mut decode) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut text, mut steps) = (String::new(), 0);
     for _ in 0..runs {
         let begin = Instant::now();
+        std::hint::black_box(voice::speech(&pcm, &voice::Options::default()));
+        vad.push(begin.elapsed().as_secs_f64());
+        let begin = Instant::now();
         let (mut stage, mut encoding) = (begin, 0.0);
+        steps = 0;
         let on = &mut |progress: whisper::Progress| {
             match progress {
                 // the first window's features are extracted before it
                 whisper::Progress::Position { done, .. } if done > 0.0 => stage = Instant::now(),
                 whisper::Progress::Encoded => encoding += stage.elapsed().as_secs_f64(),
+                whisper::Progress::Step { .. } => steps += 1,
                 _ => {}
             }
             ControlFlow::Continue(())
         };
-        text = whisper.transcribe(engine.pool(), &pcm, &whisper::Options::default(), on)?.text;
+        text = whisper.transcribe(engine.pool(), &pcm, &options, on)?.text;
         let all = begin.elapsed().as_secs_f64();
         seconds.push(all);
         encode.push(encoding);
@@ -146,8 +164,10 @@ fn speech(engine: &Engine, model: Option<&str>, file: &std::path::Path, runs: us
     }
     Ok(SpeechResult {
         seconds: median(seconds),
+        vad_s: median(vad),
         encode_s: median(encode),
         decode_s: median(decode),
+        steps,
         audio_seconds: pcm.len() as f64 / f64::from(media::SAMPLE_RATE),
         load_s,
         text,

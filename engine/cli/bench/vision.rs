@@ -60,7 +60,7 @@ pub(super) fn run(engine: &Engine, args: &VisionArgs, runs: usize) -> Result<Vis
     let (mut session, mut times, mut vector) = (Session::default(), Vec::new(), Vec::new());
     for i in 0..WARM + runs {
         let begin = Instant::now();
-        vector = model.forward(pool, &preprocess::cut(&pixels, [side; 2], config.patch), &mut session);
+        vector = model.forward(pool, &preprocess::cut(&pixels, [side; 2], config.patch), &mut session)?;
         if i >= WARM {
             times.push(begin.elapsed().as_secs_f64() * 1e3);
         }

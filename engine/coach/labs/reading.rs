@@ -97,8 +97,8 @@ pub(super) fn beside_teacher(sheet: &mut Sheet, input: &Input, heard: Heard) {
     note(sheet, "tempo_to_teacher", Some(c.tempo), "1");
     note(sheet, "energy_correlation", c.energy_correlation, "r");
     note(sheet, "rhythm_contrast_difference", c.npvi_difference, "npvi");
-    if let Some(r) = c.pitch_correlation {
-        let main = measured(Topic::MelodyMatch, r, None, heard.span);
+    if let Some(agreement) = c.pitch_concordance {
+        let main = measured(Topic::MelodyMatch, agreement, None, heard.span);
         let mut finding = Finding { confidence: 0.9 * heard.confidence, ..Finding::new(Topic::MelodyMatch, main) };
         finding.others.extend(c.pitch_rmse.map(|v| measure("pitch_rmse", v, "st", None, heard.span)));
         finding.others.extend(c.pitch_range_ratio.map(|v| measure("pitch_range_ratio", v, "1", None, heard.span)));

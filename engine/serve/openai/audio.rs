@@ -19,6 +19,7 @@ use utoipa::ToSchema;
 use super::{
     super::{
         Shared,
+        admission::Claim,
         error::{ErrorBody, Problem},
         models,
         upload::{Fields, Form},
@@ -80,8 +81,12 @@ pub(in super::super) struct AudioForm {
         (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody),
     )
 )]
-pub(in super::super) async fn transcriptions(State(server): State<Shared>, request: Request) -> Result<Response, Problem> {
-    written(server, request, Task::Transcribe).await
+pub(in super::super) async fn transcriptions(
+    State(server): State<Shared>,
+    claim: Claim,
+    request: Request,
+) -> Result<Response, Problem> {
+    written(server, claim, request, Task::Transcribe).await
 }
 
 /// Speech to English text
@@ -93,8 +98,12 @@ pub(in super::super) async fn transcriptions(State(server): State<Shared>, reque
         (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody),
     )
 )]
-pub(in super::super) async fn translations(State(server): State<Shared>, request: Request) -> Result<Response, Problem> {
-    written(server, request, Task::Translate).await
+pub(in super::super) async fn translations(
+    State(server): State<Shared>,
+    claim: Claim,
+    request: Request,
+) -> Result<Response, Problem> {
+    written(server, claim, request, Task::Translate).await
 }
 
 /// What a transcript is given as.
@@ -117,11 +126,11 @@ struct Job {
     segments: bool,
 }
 
-async fn written(server: Shared, request: Request, task: Task) -> Result<Response, Problem> {
+async fn written(server: Shared, claim: Claim, request: Request, task: Task) -> Result<Response, Problem> {
     let form = Form::read(&server, request, &FIELDS).await?;
     let streams = form.parsed::<bool>("stream", "true or false")?.unwrap_or(false);
     let job = Job::new(server.clone(), form, task)?;
-    let place = server.admission.enter().await?;
+    let place = server.admission.enter(&claim).await?;
     if streams {
         let cancel = Cancel::default();
         let (sink, parts) = Parts::new(vec![cancel.clone()]);

@@ -24,7 +24,7 @@ use utoipa::ToSchema;
 use super::{
     super::{
         Shared,
-        admission::Place,
+        admission::{Claim, Place},
         error::{ErrorBody, Problem},
         models,
         work::{Cancel, Parts, Sink, Tied, guarded, work},
@@ -142,12 +142,13 @@ struct Delta {
 )]
 pub(in super::super) async fn chat(
     State(server): State<Shared>,
+    claim: Claim,
     Body(request): Body<ChatRequest>,
 ) -> Result<Response, Problem> {
     refuse_unknown(&request.rest)?;
     let answers = request.params.answers()?;
     let model = models::choose(&server.engine, request.model.as_deref(), Role::Llm)?;
-    let place = server.admission.enter().await?;
+    let place = server.admission.enter(&claim).await?;
     let (streams, include_usage) = (request.params.streams(), request.params.include_usage());
     let job = {
         let (server, model) = (server.clone(), model.clone());

@@ -19,6 +19,7 @@ use utoipa::ToSchema;
 use super::{
     super::{
         Shared,
+        admission::Claim,
         error::{ErrorBody, Problem},
         models,
         work::{Cancel, Parts, guarded, work},
@@ -94,11 +95,12 @@ struct Job {
 )]
 pub(in super::super) async fn completions(
     State(server): State<Shared>,
+    claim: Claim,
     Body(request): Body<CompletionRequest>,
 ) -> Result<Response, Problem> {
     refuse_unknown(&request.rest)?;
     let model = models::choose(&server.engine, request.model.as_deref(), Role::Llm)?;
-    let place = server.admission.enter().await?;
+    let place = server.admission.enter(&claim).await?;
     let (streams, include_usage) = (request.params.streams(), request.params.include_usage());
     let head = Completion {
         id: answer_id("cmpl"),

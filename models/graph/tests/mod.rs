@@ -1,5 +1,7 @@
 //! Networks written by the tests, run and compared with sums written out; damaged files.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod flatfile;
 mod hostile;
 mod tfjs;
@@ -13,6 +15,15 @@ use half::f16;
 /// The network of a TFLite file.
 fn network(bytes: &[u8]) -> Result<Network> {
     Network::build(tflite::read(bytes)?)
+}
+
+/// Its plan on the processor.
+fn plan(network: &Network) -> &super::Plan {
+    match &network.executor {
+        super::Executor::Cpu(plan) => plan,
+        #[cfg(feature = "cuda")]
+        super::Executor::Gpu(_) => panic!("the network is on a GPU"),
+    }
 }
 
 /// All outputs for the given inputs, from one and from three threads.
@@ -118,7 +129,7 @@ fn a_small_network_equals_its_sums() {
     let outputs = run(&net, &[&x]);
     close(&outputs[0], &y);
     close(&outputs[1], &a);
-    assert_eq!(net.plan.steps.len(), 2, "pad, add, activation and reshape are part of the convolutions");
+    assert_eq!(plan(&net).steps.len(), 2, "pad, add, activation and reshape are part of the convolutions");
 }
 
 #[test]
@@ -139,7 +150,7 @@ fn only_wanted_outputs_are_computed() {
     let path = folder.path().join("small.tflite");
     std::fs::write(&path, small()).expect("written");
     let net = Network::open_outputs(&path, &["a"]).expect("sound");
-    assert_eq!((net.plan.steps.len(), net.outputs()[0].name.as_str()), (1, "a"));
+    assert_eq!((plan(&net).steps.len(), net.outputs()[0].name.as_str()), (1, "a"));
     let message = Network::open_outputs(&path, &["q"]).err().expect("no such output").to_string();
     assert!(message.contains("flat"), "{message}");
 }
@@ -281,7 +292,7 @@ fn a_pointwise_convolution_of_an_enlarged_picture_runs_before_it_is_enlarged() {
     m.operator(ADD, &[y, more], z, vec![]);
     let bytes = m.bytes(&[x, more], &[z]);
     let net = network(&bytes).expect("sound");
-    assert!(matches!(net.plan.steps[0].run, super::plan::Run::Conv(_)) && net.plan.steps.len() == 2);
+    assert!(matches!(plan(&net).steps[0].run, super::plan::Run::Conv(_)) && plan(&net).steps.len() == 2);
     let (input, extra) = (steps(60, 2), steps(144, 3));
     let seen = run(&net, &[&input, &extra]);
     // The same in the file's order: half-pixel centres of an exact doubling weigh 1/4 and 3/4.

@@ -190,9 +190,9 @@ impl<'a> Examination<'a> {
             steps,
             language,
             start: [Some(whisper.tokens.sot), code, task].into_iter().flatten().collect(),
-            mel: whisper.mel.extract(pool, pcm),
+            mel: whisper.model.features(pool, &whisper.mel, pcm)?,
             encoder: EncoderState::default(),
-            state: whisper.model.decoder_state(1),
+            state: whisper.model.decoder_state(1)?,
             classes: Classes::new(&whisper.tokens),
             duration: pcm.len() as f64 / SAMPLE_RATE as f64,
         })
@@ -212,7 +212,7 @@ impl<'a> Examination<'a> {
     /// Cuts the steps so that each window's audio fits the encoder and its text the decoder: in the longest break between two
     /// words that were heard as expected, or where need be between any two.
     fn windows(&self) -> Vec<Window> {
-        let model = &self.whisper.model.config;
+        let model = self.whisper.model.config();
         let room = model.n_text_ctx.saturating_sub(self.start.len() + 2);
         let frame = |t: f64| ((t * (SAMPLE_RATE / HOP) as f64).round().max(0.0) as usize).min(self.mel.frames());
         let mut windows: Vec<Window> = Vec::new();
@@ -285,9 +285,9 @@ impl<'a> Examination<'a> {
         // 1. the audio
         let n_mels = self.mel.n_mels;
         let mut mel = self.mel.data[window.start * n_mels..window.end * n_mels].to_vec();
-        mel.resize(model.config.window_frames() * n_mels, 0.0);
-        model.encode(self.pool, &mel, &mut self.encoder);
-        let cross = model.cross(self.pool, &self.encoder.x)?;
+        mel.resize(model.config().window_frames() * n_mels, 0.0);
+        let mut cross = Cross::default();
+        model.hear(self.pool, &mel, &mut self.encoder, &mut cross)?;
         // 2. every expected word in its place
         self.along(window, &cross, false)?;
         // 3. words after one that was not said, as they follow what was: a wrong word makes the next ones improbable
@@ -328,16 +328,16 @@ impl<'a> Examination<'a> {
         let aligner = Aligner { model, tokens: &whisper.tokens, pool, heads: &whisper.heads };
         let frames = window.end - window.start;
         let spoken = Spoken { cross, start: &self.start, text: &text, language: &self.language, frames };
-        let Some(onsets) = aligner.force(&spoken, &mut self.state) else { return Ok(()) };
+        let Some(onsets) = aligner.force(&spoken, &mut self.state)? else { return Ok(()) };
         let wanted = self.wanted(&text, &places);
-        let with = self.log_probabilities(&wanted, text.len());
+        let with = self.log_probabilities(&wanted, text.len())?;
         let mut all = self.start.clone();
         all.push(whisper.tokens.no_timestamps);
         all.extend_from_slice(&text);
         self.state.clear();
         let prior = whisper.prior(pool)?;
-        model.decode(pool, Run { cross: prior, tokens: &all, sequences: 1 }, &mut self.state, None);
-        let without = self.log_probabilities(&wanted, text.len());
+        model.decode(pool, Run { cross: prior, tokens: &all, sequences: 1 }, &mut self.state, None)?;
+        let without = self.log_probabilities(&wanted, text.len())?;
         // 3. a word at a time
         let offset = window.start as f64 * HOP as f64 / SAMPLE_RATE as f64;
         for Place { unit, tokens } in places {
@@ -367,18 +367,18 @@ impl<'a> Examination<'a> {
         wanted
     }
 
-    /// What `state.x` predicts at each token of the text.
-    fn log_probabilities(&self, wanted: &[Vec<u32>], tokens: usize) -> Vec<Predicted> {
-        let c = &self.whisper.model.config;
-        let rows = &self.state.x[self.start.len() * c.n_state..][..tokens * c.n_state];
+    /// What the last pass predicts at each token of the text.
+    fn log_probabilities(&mut self, wanted: &[Vec<u32>], tokens: usize) -> Result<Vec<Predicted>> {
+        let (model, n_vocab) = (&self.whisper.model, self.whisper.model.config().n_vocab);
         let mut logits = Vec::new();
         let mut out = Vec::with_capacity(tokens);
-        for (rows, wanted) in rows.chunks(LOGIT_ROWS * c.n_state).zip(wanted.chunks(LOGIT_ROWS)) {
-            self.whisper.model.logits(self.pool, rows, &mut logits);
-            let both = logits.chunks_exact(c.n_vocab).zip(wanted);
+        for (i, wanted) in wanted[..tokens].chunks(LOGIT_ROWS).enumerate() {
+            let from = self.start.len() + i * LOGIT_ROWS;
+            model.logits(self.pool, &mut self.state, from..from + wanted.len(), &mut logits)?;
+            let both = logits.chunks_exact(n_vocab).zip(wanted);
             out.extend(both.map(|(row, wanted)| Predicted::new(&self.classes, row, wanted)));
         }
-        out
+        Ok(out)
     }
 
     fn judge(self) -> Pronunciation {
@@ -446,9 +446,8 @@ impl Whisper {
         if let Some(cross) = self.prior.get() {
             return Ok(cross);
         }
-        let mut encoder = EncoderState::default();
-        self.model.encode(pool, &vec![0.0; self.model.config.window_frames() * self.model.config.n_mels], &mut encoder);
-        let cross = self.model.cross(pool, &encoder.x)?;
+        let (c, mut cross) = (self.model.config(), Cross::default());
+        self.model.hear(pool, &vec![0.0; c.window_frames() * c.n_mels], &mut EncoderState::default(), &mut cross)?;
         Ok(self.prior.get_or_init(|| cross))
     }
 }

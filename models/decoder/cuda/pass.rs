@@ -1,0 +1,293 @@
+//! Passes: rows in launches of fixed sizes, from part to part.
+
+use std::ops::Range;
+
+use dreamseed_kernels::{
+    KV_BLOCK,
+    cuda::{Choice, Chosen, Error as Refusal, Graph},
+};
+
+use super::{
+    Decoder, Part,
+    ops::Ending,
+    state::{BUCKETS, FEW, HEADS, ROWS, Row, SEQUENCES, Stage, State},
+};
+use crate::decoder::{Error, Slice};
+
+/// Most rows of a launch that may be padded to twice as many: up to there reading the weights costs more than the rows do.
+const CHEAP: usize = 32;
+
+/// How many of `left` rows the next launch takes, and the index of its size. At most a quarter of a launch of more than [`CHEAP`] rows is
+/// padding.
+fn next_launch(left: usize) -> (usize, usize) {
+    let above = BUCKETS.iter().position(|&b| b >= left).unwrap_or(BUCKETS.len() - 1);
+    let padding = BUCKETS[above].saturating_sub(left);
+    let bucket = if BUCKETS[above] <= CHEAP || padding <= BUCKETS[above] / 4 { above } else { above - 1 };
+    (left.min(BUCKETS[bucket]), bucket)
+}
+
+/// How many of the first rows are of as many sequences as a launch takes.
+fn of_sequences(rows: &[Row]) -> usize {
+    let beyond = |first: &Row| rows.iter().position(|r| r.slice >= first.slice + SEQUENCES);
+    rows.first().and_then(beyond).unwrap_or(rows.len())
+}
+
+impl Decoder {
+    /// One pass over new tokens of several sequences: their keys and values go to the store, and the logits that they want come
+    /// back, (rows wanted, vocab), slice by slice.
+    ///
+    /// # Errors
+    /// [`Error`], before anything runs where a slice is not sound. What the store holds of positions before the new ones is as before.
+    pub fn run<'s>(&self, state: &'s mut State, slices: &[Slice]) -> Result<&'s [f32], Error> {
+        self.pass(state, slices, None)?;
+        Ok(&state.logits)
+    }
+
+    /// As [`Decoder::run`], but the next tokens are chosen on the device, and nothing else comes back: one for each row whose logits
+    /// are wanted, by as many `choices`.
+    ///
+    /// # Errors
+    /// As [`Decoder::run`]; [`Error::Device`] for another number of choices.
+    pub fn choose<'s>(&self, state: &'s mut State, slices: &[Slice], choices: &[Choice]) -> Result<&'s [Chosen], Error> {
+        let wanted: usize = slices.iter().map(|s| s.wanted().len()).sum();
+        if wanted != choices.len() {
+            return Err(Refusal::Shape(format!("{} choices for {wanted} rows", choices.len())).into());
+        }
+        self.pass(state, slices, Some(choices))?;
+        Ok(&state.chosen)
+    }
+
+    fn pass(&self, state: &mut State, slices: &[Slice], choices: Option<&[Choice]>) -> Result<(), Error> {
+        slices.iter().try_for_each(|s| self.check(state, s))?;
+        state.logits.clear();
+        state.chosen.clear();
+        state.pending.clear();
+        for (slice, s) in slices.iter().enumerate() {
+            let (wanted, behind) = (s.wanted(), if self.is_long(s.context) { state.blocks() * KV_BLOCK } else { 0 });
+            state.pending.extend(s.tokens.iter().enumerate().map(|(i, &token)| {
+                let position = s.past + i;
+                Row { slice, token, position, turn: position + behind, wanted: wanted.contains(&i) }
+            }));
+        }
+        let mut from = 0;
+        while from < state.pending.len() {
+            let (count, bucket) = next_launch(of_sequences(&state.pending[from..]));
+            if let Err(e) = self.launch(state, slices, (from..from + count, bucket), choices) {
+                state.tables.fill(-1); // what is on the devices now is not known
+                return Err(e);
+            }
+            from += count;
+        }
+        Ok(())
+    }
+
+    /// That every row of a slice lies within the model, the store and its tables: kernels do not look.
+    fn check(&self, state: &State, s: &Slice) -> Result<(), Error> {
+        let (vocab, new, blocks) = (self.config.vocab, s.tokens.len(), state.blocks());
+        if new == 0 {
+            return Err(Error::Empty);
+        }
+        if let Some(&token) = s.tokens.iter().find(|&&t| t as usize >= vocab) {
+            return Err(Error::Token { token, vocab });
+        }
+        if let Some(picture) = s.pictures.first() {
+            let problem = "pictures run on the processor alone".into();
+            return Err(Error::Picture { at: picture.at, problem });
+        }
+        let context = s.blocks.len().min(blocks).saturating_mul(KV_BLOCK);
+        if s.past.checked_add(new).is_none_or(|end| end > context) {
+            return Err(Error::Context { past: s.past, new, context });
+        }
+        match s.blocks.iter().find(|&&b| b as usize >= blocks) {
+            Some(block) => Err(Refusal::Shape(format!("block {block} of a store of {blocks}")).into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs some of the pending rows, and fetches the logits that are wanted of them, or the tokens chosen by them.
+    fn launch(
+        &self,
+        state: &mut State,
+        slices: &[Slice],
+        (rows, bucket): (Range<usize>, usize),
+        choices: Option<&[Choice]>,
+    ) -> Result<(), Error> {
+        let moved = state.fill(slices, rows);
+        let State { stages, links, tables, inputs, spans, wanted, logits, chosen, .. } = state;
+        let wanted: &[i32] = wanted;
+        let n = BUCKETS[bucket];
+        // the rows wanted are the first ones: they need not be gathered
+        let direct = wanted.len() <= HEADS && wanted.iter().enumerate().all(|(i, &row)| row as usize == i);
+        let mut heads = wanted.chunks(HEADS).peekable();
+        for (i, part) in self.parts.iter().enumerate() {
+            // 1. what the rows are: this waits for what its device still does of the rows before them, and for no other's
+            stages[i].tell(inputs, (n > FEW).then_some(&spans[..]), moved.then_some(&tables[..]))?;
+            if let (Some(first), true) = (heads.peek(), part.head.is_some()) {
+                stages[i].want(first, direct, next(choices, chosen.len()))?;
+            }
+            // 2. the part's layers
+            if let [.., source, target] = &mut stages[..=i] {
+                links[i - 1].copy(&source.x, &mut target.x, n * self.config.dim)?;
+            }
+            self.replay_layers(part, &mut stages[i], bucket)?;
+        }
+        // 3. logits, so many at a time
+        let (Some(part), Some(stage)) = (self.parts.last(), stages.last_mut()) else { return Ok(()) };
+        for (i, some) in heads.enumerate() {
+            if i > 0 {
+                stage.want(some, direct, next(choices, chosen.len()))?;
+            }
+            self.replay_head(part, stage, some.len(), Ending { gathered: !direct, chosen: choices.is_some() })?;
+            match choices {
+                Some(_) => stage.fetch_chosen(some.len(), chosen)?,
+                None => stage.fetch_logits(some.len() * self.config.vocab, logits)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The layers of a part: by their graph where there are graphs, captured the first time.
+    fn replay_layers(&self, part: &Part, stage: &mut Stage, bucket: usize) -> Result<(), Error> {
+        let n = BUCKETS[bucket];
+        if stage.graphs.as_ref().is_some_and(|g| g.layers[bucket].is_none()) {
+            let graph = stage.device.clone().capture(|| self.layers(part, stage, n))?;
+            if let Some(graphs) = &mut stage.graphs {
+                graphs.layers[bucket] = Some(graph);
+            }
+        }
+        match stage.graphs.as_ref().and_then(|g| g.layers[bucket].as_ref()) {
+            Some(graph) => Ok(graph.replay()?),
+            None => Ok(self.layers(part, stage, n)?),
+        }
+    }
+
+    /// The head over `rows` rows.
+    fn replay_head(&self, part: &Part, stage: &mut Stage, rows: usize, ending: Ending) -> Result<(), Error> {
+        let bucket = BUCKETS.iter().position(|&b| b >= rows).unwrap_or(BUCKETS.len() - 1);
+        let (n, kind) = (BUCKETS[bucket], ending.index());
+        if stage.graphs.as_ref().is_some_and(|g| g.head[bucket][kind].is_none()) {
+            let graph = stage.device.clone().capture(|| self.head(part, stage, n, ending))?;
+            if let Some(graphs) = &mut stage.graphs {
+                graphs.head[bucket][kind] = Some(graph);
+            }
+        }
+        let known: Option<&Graph> = stage.graphs.as_ref().and_then(|g| g.head[bucket][kind].as_ref());
+        match known {
+            Some(graph) => Ok(graph.replay()?),
+            None => Ok(self.head(part, stage, n, ending)?),
+        }
+    }
+}
+
+/// The choices from the `done`-th on.
+fn next(choices: Option<&[Choice]>, done: usize) -> Option<&[Choice]> {
+    choices.and_then(|c| c.get(done..))
+}
+
+impl State {
+    /// Writes down what rows of a launch are, and which of them are wanted. Whether the tables of blocks are others than the devices have.
+    fn fill(&mut self, slices: &[Slice], rows: Range<usize>) -> bool {
+        let (width, mut moved) = (self.capacity.blocks, false);
+        let [tokens, positions, turns, sequences] = [0, 1, 2, 3].map(|i| i * ROWS);
+        self.inputs.fill(0);
+        self.inputs[positions..turns].fill(-1);
+        self.spans[..2 * SEQUENCES].fill(0);
+        self.spans[2 * SEQUENCES..].fill(-1);
+        self.wanted.clear();
+        let rows = &self.pending[rows];
+        let first = rows.first().map_or(0, |r| r.slice);
+        for (i, row) in rows.iter().enumerate() {
+            let sequence = row.slice - first;
+            self.inputs[tokens + i] = row.token as i32;
+            self.inputs[positions + i] = row.position as i32;
+            self.inputs[turns + i] = row.turn as i32;
+            self.inputs[sequences + i] = sequence as i32;
+            self.wanted.extend(row.wanted.then_some(i as i32));
+            if self.spans[SEQUENCES + sequence] == 0 {
+                self.spans[sequence] = i as i32;
+            }
+            self.spans[SEQUENCES + sequence] += 1;
+            if rows.get(i + 1).is_some_and(|next| next.slice == row.slice) {
+                continue; // the last row of a sequence needs all of its blocks
+            }
+            let blocks = &slices[row.slice].blocks[..=row.position / KV_BLOCK];
+            for (known, &block) in self.tables[sequence * width..].iter_mut().zip(blocks) {
+                moved |= *known != block as i32;
+                *known = block as i32;
+            }
+        }
+        moved
+    }
+}
+
+impl Stage {
+    /// Tells the device what the rows are, where those of each sequence are if that matters, and in which blocks the sequences lie
+    /// where it does not know.
+    fn tell(&mut self, inputs: &[i32], spans: Option<&[i32]>, tables: Option<&[i32]>) -> Result<(), Error> {
+        self.room.rows.inputs.write(0, inputs)?;
+        if let Some(spans) = spans {
+            self.room.rows.spans.write(0, spans)?;
+        }
+        match tables {
+            Some(tables) => Ok(self.room.rows.tables.write(0, tables)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells the head which rows are wanted, where they have to be gathered, and how their tokens are chosen.
+    fn want(&mut self, rows: &[i32], direct: bool, choices: Option<&[Choice]>) -> Result<(), Error> {
+        let Some(head) = &mut self.head else { return Ok(()) };
+        if !direct {
+            head.wanted.write(0, rows)?;
+        }
+        match choices {
+            Some(choices) => Ok(head.choices.write(0, &choices[..rows.len().min(choices.len())])?),
+            None => Ok(()),
+        }
+    }
+
+    /// Fetches the first `n` logits of the head.
+    fn fetch_logits(&self, n: usize, logits: &mut Vec<f32>) -> Result<(), Error> {
+        let Some(head) = &self.head else { return Ok(()) };
+        let at = logits.len();
+        logits.resize(at + n, 0.0);
+        Ok(head.logits.read(0, &mut logits[at..])?)
+    }
+
+    /// Fetches the tokens chosen by the first `n` rows of the head.
+    fn fetch_chosen(&self, n: usize, chosen: &mut Vec<Chosen>) -> Result<(), Error> {
+        let Some(head) = &self.head else { return Ok(()) };
+        let at = chosen.len();
+        chosen.resize(at + n, Chosen::default());
+        Ok(head.chosen.read(0, &mut chosen[at..])?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn launches_are_filled_but_for_a_quarter() {
+        for rows in 1..2000 {
+            let (mut left, mut launches) = (rows, 0);
+            while left > 0 {
+                let (count, bucket) = next_launch(left);
+                let size = BUCKETS[bucket];
+                assert!(0 < count && count <= left.min(size));
+                assert!(size <= CHEAP || size - count <= size / 4, "{rows}: {count} of {size}");
+                (left, launches) = (left - count, launches + 1);
+            }
+            assert!(launches <= rows / ROWS + 4, "{rows}: {launches} launches");
+        }
+    }
+
+    #[test]
+    fn a_launch_ends_where_its_sequences_do() {
+        let row = |slice| Row { slice, token: 0, position: 0, turn: 0, wanted: false };
+        let rows: Vec<Row> = (0..200).map(|i| row(3 + i / 2)).collect();
+        assert_eq!(of_sequences(&rows), 2 * SEQUENCES);
+        assert_eq!(of_sequences(&rows[150..]), 50);
+        assert_eq!(of_sequences(&[]), 0);
+    }
+}
