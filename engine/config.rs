@@ -5,6 +5,7 @@
 //! separated by commas. Whatever the origin, an unknown key is an error that names it.
 
 mod devices;
+mod models;
 
 use crate::serve::Serve;
 use crate::{Error, Result};
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use toml::{Table, Value};
 
 pub use devices::Devices;
+pub use models::Models;
 
 /// Variables of the prefix that are no keys of the configuration.
 const NOT_KEYS: [&str; 5] =
@@ -49,6 +51,8 @@ pub struct Config {
     pub fetch: Fetch,
     /// What input is let in.
     pub limits: Limits,
+    /// How long models stay loaded.
+    pub models: Models,
     /// `dreamseed serve`.
     pub serve: Serve,
 }
@@ -370,6 +374,7 @@ impl Config {
             pose: Body::default(),
             fetch: Fetch::default(),
             limits: Limits::default(),
+            models: Models::default(),
             serve: Serve::default(),
         }
     }

@@ -242,7 +242,9 @@ impl Run {
         // 1. perceive; the LLM loads meanwhile. What is missing is fetched first, together: packages are shared
         let models = self.request.models(&self.engine)?;
         self.engine.prepare(&models.iter().map(String::as_str).collect::<Vec<_>>())?;
+        self.clock.stage("prepare");
         let (model, reason) = route(&self.engine, &self.request)?;
+        self.clock.stage("route");
         tracing::info!("{reason}");
         let (tracks, llm) = std::thread::scope(|scope| {
             let llm = scope.spawn(|| model.as_deref().map(|id| self.engine.llm(Some(id))).transpose());

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
         }
     };
-    init_logging(args.verbose);
+    init_logging(args.verbose, args.log_json);
     match cli::run(args) {
         Ok(()) | Err(Error::Cancelled) => ExitCode::SUCCESS,
         Err(e) => {
@@ -67,19 +67,17 @@ fn printable(text: &str) -> String {
     text.chars().map(|c| if steers(c) || turns(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
 }
 
-/// Messages go to stderr: warnings by default, more with -v, or as DREAMSEED_LOG says.
-fn init_logging(verbose: u8) {
+/// Messages go to stderr: warnings by default, more with -v, or as DREAMSEED_LOG says; as lines for people, or as JSON for programs.
+fn init_logging(verbose: u8, json: bool) {
     use tracing_subscriber::EnvFilter;
     // symphonia warns of every broken page of a file; what matters of that comes as an error
     let default = ["warn,symphonia=error", "info,hyper=warn,symphonia=error", "debug"][usize::from(verbose.min(2))];
     let filter = EnvFilter::try_from_env("DREAMSEED_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .without_time()
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match json {
+        true => lines.json().flatten_event(true).init(),
+        false => lines.without_time().with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),
+    }
 }
 
 #[cfg(test)]

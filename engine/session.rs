@@ -19,10 +19,12 @@
 //! # }
 //! ```
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+mod kept;
 
 use dreamseed_kernels::Pool;
 use dreamseed_models::Processor;
@@ -41,25 +43,20 @@ use crate::manifest::{Model, Role};
 use crate::media::{Clip, Limits};
 use crate::{Error, Result};
 
+use kept::Kept;
+pub use kept::InMemory;
+
 /// The face models; they need the detector.
 const FACE: [&str; 3] = ["face-mesh", "face-iris", "face-emotion"];
 
 /// Finds several people.
 const FINDER: &str = "movenet-multipose";
 
-/// Models that were loaded, by where they came from.
-type Kept<T> = Mutex<HashMap<PathBuf, Arc<T>>>;
-
 struct Inner {
     config: Config,
     store: Store,
     pool: Arc<Pool>,
-    speech: Kept<Whisper>,
-    pose: Kept<Pose>,
-    face: Kept<FaceNets>,
-    vision: Kept<Vision>,
-    llm: Kept<Llm>,
-    drafts: Kept<Llm>,
+    models: Kept,
     placement: OnceLock<Placement>, // of models that run on a GPU; it is opened for the first of them
     progress: Progress,
 }
@@ -132,33 +129,21 @@ impl Builder {
         if let Some(level) = config.simd.level() {
             dreamseed_kernels::simd::limit(level);
         }
+        let store = Store::open(&config)?;
+        let pinned = |id: &String| Ok(store.folder(store.manifest().find(id)?));
+        let pinned = config.models.pinned.iter().map(pinned).collect::<Result<_>>()?;
+        let models = Kept::new(config.models.memory_mb.saturating_mul(1_000_000), pinned);
         Ok(Engine {
             inner: Arc::new(Inner {
-                store: Store::open(&config)?,
+                store,
                 pool: Arc::new(Pool::new(config.threads())),
                 config,
-                speech: Kept::default(),
-                pose: Kept::default(),
-                face: Kept::default(),
-                vision: Kept::default(),
-                llm: Kept::default(),
-                drafts: Kept::default(),
+                models,
                 placement,
                 progress: self.progress.unwrap_or_else(Progress::silent),
             }),
         })
     }
-}
-
-/// The kept model, or a newly loaded one. Two callers that want the same model load it once.
-fn kept<T>(slot: &Kept<T>, key: &Path, load: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
-    let mut models = slot.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if let Some(model) = models.get(key) {
-        return Ok(model.clone());
-    }
-    let model = Arc::new(load()?);
-    models.insert(key.to_path_buf(), model.clone());
-    Ok(model)
 }
 
 /// The GPUs that the configuration allows.
@@ -216,6 +201,25 @@ impl Engine {
             max_frames: l.frames as usize,
             ..Limits::default()
         }
+    }
+
+    /// The models that are loaded.
+    pub fn in_memory(&self) -> Vec<InMemory> {
+        self.inner.models.in_memory()
+    }
+
+    /// Lets go the models that nobody works with and nobody has asked for in `after`, but for the pinned ones. What was let go.
+    pub fn let_go_idle(&self, after: Duration) -> Vec<InMemory> {
+        self.inner.models.let_go_idle(after)
+    }
+
+    /// Forgets that a model (an id) is loaded: who works with it goes on, who asks next loads its files anew. Whether it was loaded.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for an id that is not known.
+    pub fn forget(&self, id: &str) -> Result<bool> {
+        let store = &self.inner.store;
+        Ok(self.inner.models.forget(&store.folder(store.manifest().find(id)?)))
     }
 
     /// Fetches what of these models (ids, profiles) and of those they need is not there, together: each package once.
@@ -290,14 +294,14 @@ impl Engine {
                 Processor::Gpu(device) => Whisper::open_on(device, &path, &self.inner.pool, precision)?,
             })
         };
-        kept(&self.inner.speech, &path, || self.placed("the speech model", open))
+        self.inner.models.get("speech", (&path, &path), || self.placed("the speech model", open))
     }
 
     /// A pose model: `lite`, `full`, `heavy`, `vitpose-base`, a landmark file, a folder of ViTPose as transformers writes it, or the
     /// configuration's `pose.model`.
     pub fn pose(&self, model: Option<&str>) -> Result<Arc<Pose>> {
         let net = self.body_net(model)?;
-        kept(&self.inner.pose, &net, || self.open_pose(&net, None))
+        self.inner.models.get("pose", (&net, &net), || self.open_pose(&net, None))
     }
 
     /// As [`Engine::pose`], and with the net that finds several people at once.
@@ -305,7 +309,7 @@ impl Engine {
         let net = self.body_net(model)?;
         let (_, finder) = self.locate(Some(FINDER), Role::Pose, ".json")?;
         let both = PathBuf::from(format!("{}+{FINDER}", net.display())); // the same net alone is another model
-        kept(&self.inner.pose, &both, || self.open_pose(&net, Some(&finder)))
+        self.inner.models.get("pose", (&both, &net), || self.open_pose(&net, Some(&finder)))
     }
 
     /// A landmark net's file, or the folder of a ViTPose.
@@ -338,21 +342,21 @@ impl Engine {
         let (_, expression) = self.locate(Some("face-emotion"), Role::Face, ".json")?;
         let (_, iris) = self.locate(Some("face-iris"), Role::Face, ".tflite")?;
         let open = |on: &Processor| Ok(FaceNets::open(on, &detector, &mesh, Some(&expression))?.with_iris(&iris)?);
-        kept(&self.inner.face, &mesh, || self.placed("face", open))
+        self.inner.models.get("face", (&mesh, &mesh), || self.placed("face", open))
     }
 
     /// A vision model: an id, a folder as transformers writes it, or the profile's.
     pub fn vision(&self, model: Option<&str>) -> Result<Arc<Vision>> {
         let (folder, _) = self.locate(model, Role::Vision, ".safetensors")?;
         let open = |on: &Processor| Ok(Vision::open_at(on, &folder, &self.inner.pool, Precision::Stored)?);
-        kept(&self.inner.vision, &folder, || self.placed("the vision model", open))
+        self.inner.models.get("vision", (&folder, &folder), || self.placed("the vision model", open))
     }
 
     /// An LLM: an id, a file, or the profile's; served as the configuration's `llm` says, on a GPU where `device` allows it and there
     /// is one.
     pub fn llm(&self, model: Option<&str>) -> Result<Arc<Llm>> {
         let (_, file) = self.locate(model, Role::Llm, ".gguf")?;
-        kept(&self.inner.llm, &file, || self.open_llm(&file, self.placement()))
+        self.inner.models.get("llm", (&file, &file), || self.open_llm(&file, self.placement()))
     }
 
     /// The file of an LLM, fetched if need be.
@@ -426,7 +430,7 @@ impl Engine {
                 }
                 let (_, file) = self.locate(model, Role::Llm, ".gguf")?;
                 let both = PathBuf::from(format!("{}+sight", file.display()));
-                kept(&self.inner.llm, &both, || {
+                self.inner.models.get("llm", (&both, &file), || {
                     tracing::warn!("the model runs on the CPU: pictures do not run on a GPU yet");
                     self.open_llm(&file, Placement::Cpu)
                 })?
@@ -464,7 +468,7 @@ impl Engine {
         }
         // it keeps the guessed texts with the model that it guesses for, and needs hardly room of its own
         let settings = Settings { cache_tokens: 1, placement: self.placement(), ..Settings::default() };
-        let llm = kept(&self.inner.drafts, &draft, || Llm::open_with(&draft, self.inner.pool.clone(), &settings))?;
+        let llm = self.inner.models.get("draft", (&draft, &draft), || Llm::open_with(&draft, self.inner.pool.clone(), &settings))?;
         Ok(Speculation::Draft(llm))
     }
 

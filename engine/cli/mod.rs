@@ -37,6 +37,9 @@ pub struct Cli {
     /// More messages (-v, -vv); DREAMSEED_LOG=filter for a finer choice
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+    /// Messages as JSON lines with times and request ids, for programs that collect them
+    #[arg(long, global = true)]
+    pub log_json: bool,
     /// What to do.
     #[command(subcommand)]
     pub command: Option<Command>,

@@ -234,10 +234,10 @@ mod tests {
             ("new", Priority::Interactive),
         ];
         for (n, (caller, priority)) in waiting.into_iter().enumerate() {
-            let (admission, order) = (admission.clone(), order.clone());
+            let (own, order) = (admission.clone(), order.clone());
             tokio::spawn(async move {
-                let place = admission.enter(&claim(caller, priority)).await.unwrap();
-                order.send((n, place)).unwrap();
+                let place = own.enter(&claim(caller, priority)).await.unwrap();
+                order.send((n, place)).map_err(drop).unwrap();
             });
             until(&admission, [2, n + 1]).await;
         }

@@ -22,7 +22,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Shared, admission::Priority, error::Problem};
+use super::{Shared, admission::Priority, error::Problem, issuers::Issuers, work::work};
 use crate::{Error, Result, manifest};
 
 /// What a key opens.
@@ -167,20 +167,11 @@ impl Keys {
     }
 
     /// Who asks, if they may.
-    fn admit(&self, headers: &HeaderMap, scope: Scope) -> Result<Caller, Problem> {
-        let Some(holders) = &self.0 else { return Ok(Caller { name: "anyone".into(), priority: Priority::Interactive }) };
-        let unknown = |code, message: &str| Problem::new(StatusCode::UNAUTHORIZED, code, message);
-        let given = headers
-            .get(header::AUTHORIZATION)
-            .ok_or_else(|| unknown("missing_api_key", "an API key is needed: send the header `Authorization: Bearer KEY`"))?;
-        let key = given.to_str().ok().and_then(|v| v.split_once(' ')).filter(|(kind, _)| kind.eq_ignore_ascii_case("bearer"));
-        let hash = key.map(|(_, key)| <[u8; 32]>::from(Sha256::digest(key.trim())));
-        let holder =
-            hash.and_then(|hash| holders.get(&hash)).ok_or_else(|| unknown("invalid_api_key", "this API key is not known"))?;
-        if !holder.scopes.contains(&scope) {
-            let message = format!("this API key does not open {}", name(scope));
-            return Err(Problem::new(StatusCode::FORBIDDEN, "scope", message));
-        }
+    fn admit(&self, key: &str, scope: Scope) -> Result<Caller, Problem> {
+        let unknown = || Problem::new(StatusCode::UNAUTHORIZED, "invalid_api_key", "this API key is not known");
+        let hash = <[u8; 32]>::from(Sha256::digest(key));
+        let holder = self.0.as_ref().and_then(|holders| holders.get(&hash)).ok_or_else(unknown)?;
+        opens(&holder.scopes, scope)?;
         if let Some(limit) = &holder.limit
             && let Err(until) = limit.check()
         {
@@ -199,16 +190,55 @@ impl Keys {
     }
 }
 
-/// Lets a request through to its route where its key opens `scope`.
+fn opens(scopes: &[Scope], scope: Scope) -> Result<(), Problem> {
+    if scopes.contains(&scope) {
+        return Ok(());
+    }
+    Err(Problem::new(StatusCode::FORBIDDEN, "scope", format!("this key does not open {}", name(scope))))
+}
+
+/// What comes after `Bearer` in the header of a request.
+///
+/// # Errors
+/// 401 where there is nothing.
+fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+    let given = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| v.split_once(' '));
+    given.filter(|(kind, _)| kind.eq_ignore_ascii_case("bearer")).map(|(_, key)| key.trim()).ok_or_else(|| {
+        let message = "an API key is needed: send the header `Authorization: Bearer KEY`";
+        Problem::new(StatusCode::UNAUTHORIZED, "missing_api_key", message)
+    })
+}
+
+/// Lets a request through to its route where its key, or its token, opens `scope`.
 pub(super) async fn authorize(
     State((server, scope)): State<(Shared, Scope)>,
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let caller = server.keys.admit(request.headers(), scope)?;
+    let caller = if server.keys.is_open() && server.issuers.is_empty() {
+        Caller { name: "anyone".into(), priority: Priority::Interactive }
+    } else {
+        let given = bearer(request.headers())?;
+        match !server.issuers.is_empty() && Issuers::looks_like_token(given) {
+            true => {
+                let (server, token) = (server.clone(), given.to_owned());
+                let granted = work(move |_| server.issuers.verify(&token)).await?;
+                opens(&granted.scopes, scope)?;
+                granted.caller
+            }
+            false => server.keys.admit(given, scope)?,
+        }
+    };
     tracing::debug!(caller = &*caller.name, path = request.uri().path(), "let in");
     request.extensions_mut().insert(caller);
     Ok(next.run(request).await)
+}
+
+impl Scope {
+    /// By its name in files and tokens.
+    pub(super) fn named(text: &str) -> Option<Self> {
+        [Self::Chat, Self::Speech, Self::Coach, Self::Senses, Self::Metrics].into_iter().find(|s| name(*s) == text)
+    }
 }
 
 fn name(scope: Scope) -> &'static str {
@@ -267,8 +297,13 @@ mod tests {
         Keys::open(file.path())
     }
 
-    fn bearer(key: &str) -> HeaderMap {
-        HeaderMap::from_iter([(header::AUTHORIZATION, format!("Bearer {key}").parse().unwrap())])
+    #[test]
+    fn a_bearer_is_one_by_any_spelling() {
+        let header = |value: &str| HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())]);
+        assert_eq!(bearer(&header("bEARER  ds-x ")).unwrap(), "ds-x");
+        for wrong in [header("Basic ds-x"), header("ds-x"), HeaderMap::new()] {
+            assert_eq!(bearer(&wrong).err().unwrap().code, "missing_api_key");
+        }
     }
 
     #[test]
@@ -277,14 +312,14 @@ mod tests {
             new_key("school", &[Scope::Chat, Scope::Coach], Limits { per_minute: 2, ..Limits::default() }).unwrap();
         assert!(!entry.contains(&key) && key.len() == 46, "{entry}");
         let keys = keys(&entry).unwrap();
-        assert_eq!(&*keys.admit(&bearer(&key), Scope::Coach).unwrap().name, "school");
-        let status = |headers: &HeaderMap, scope| keys.admit(headers, scope).err().map(|p| p.status.as_u16());
-        assert_eq!(status(&bearer(&key), Scope::Metrics), Some(403));
-        assert_eq!(status(&bearer(&key[1..]), Scope::Chat), Some(401));
-        assert_eq!(status(&HeaderMap::new(), Scope::Chat), Some(401));
+        assert_eq!(&*keys.admit(&key, Scope::Coach).unwrap().name, "school");
+        let status = |key: &str, scope| keys.admit(key, scope).err().map(|p| p.status.as_u16());
+        assert_eq!(status(&key, Scope::Metrics), Some(403));
+        assert_eq!(status(&key[1..], Scope::Chat), Some(401));
+        assert_eq!(Keys::default().admit(&key, Scope::Chat).err().map(|p| p.code), Some("invalid_api_key"));
         // two a minute
-        assert_eq!(status(&bearer(&key), Scope::Chat), None);
-        let refused = keys.admit(&bearer(&key), Scope::Chat).err().unwrap();
+        assert_eq!(status(&key, Scope::Chat), None);
+        let refused = keys.admit(&key, Scope::Chat).err().unwrap();
         assert_eq!((refused.status.as_u16(), refused.code), (429, "rate_limit"));
         assert!((1..=31).contains(&refused.retry_after.unwrap()));
     }

@@ -9,6 +9,7 @@ mod coach;
 mod connections;
 mod deadline;
 mod error;
+pub mod issuers;
 pub mod keys;
 mod metrics;
 mod models;
@@ -39,8 +40,9 @@ use tower_http::{
     catch_panic::CatchPanicLayer,
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
     timeout::RequestBodyTimeoutLayer,
-    trace::TraceLayer,
+    trace::{DefaultOnResponse, TraceLayer},
 };
+use tracing::Level;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -49,6 +51,7 @@ pub use settings::Serve;
 use self::{
     admission::Admission,
     error::Problem,
+    issuers::Issuers,
     keys::{Keys, Scope, authorize},
     metrics::Metrics,
 };
@@ -58,6 +61,7 @@ use crate::{Engine, Error, Result, manifest::Role};
 struct Server {
     engine: Engine,
     keys: Keys,
+    issuers: Issuers,
     admission: Arc<Admission>,
     metrics: Metrics,
     state: AtomicU8, // a `State`
@@ -88,8 +92,9 @@ struct Document;
 pub fn run(engine: Engine) -> Result<()> {
     let settings = engine.config().serve.clone();
     let keys = Keys::open(&settings.keys)?;
+    let issuers = Issuers::new(&settings.issuers)?;
     let address = settings.address()?;
-    if keys.is_open() && !settings.open && !address.ip().is_loopback() {
+    if keys.is_open() && issuers.is_empty() && !settings.open && !address.ip().is_loopback() {
         let problem = "other machines can reach it and there are no keys: make one with `dreamseed key new NAME` and name the file as \
                        serve.keys, or set serve.open = true";
         return Err(Error::Usage(format!("serve.listen = {address}: {problem}")));
@@ -104,14 +109,19 @@ pub fn run(engine: Engine) -> Result<()> {
     let outcome = runtime.block_on(async {
         let taken = |source| Error::Io { path: settings.listen.clone().into(), source };
         let listener = TcpListener::bind(address).await.map_err(taken)?;
-        serve(engine, keys, listener, asked_to_stop()).await
+        serve(engine, (keys, issuers), listener, asked_to_stop()).await
     });
     runtime.shutdown_timeout(Duration::from_secs(2)); // what was cut off hears of it by its flag
     outcome
 }
 
 /// Serves on `listener` until `stop` is complete.
-async fn serve(engine: Engine, keys: Keys, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<()> {
+async fn serve(
+    engine: Engine,
+    (keys, issuers): (Keys, Issuers),
+    listener: TcpListener,
+    stop: impl Future<Output = ()>,
+) -> Result<()> {
     let settings = engine.config().serve.clone();
     let address = listener.local_addr().map_err(|source| Error::Io { path: settings.listen.clone().into(), source })?;
     let server = Arc::new(Server {
@@ -120,6 +130,7 @@ async fn serve(engine: Engine, keys: Keys, listener: TcpListener, stop: impl Fut
         state: AtomicU8::new(Stage::Loading as u8),
         engine,
         keys,
+        issuers,
     });
     crate::cli::note(&format!("dreamseed listens on http://{address}"));
     let warming = tokio::task::spawn_blocking({
@@ -202,10 +213,16 @@ fn routes(server: &Shared, settings: &Serve) -> Router {
         .layer(CatchPanicLayer::custom(|_| Problem::internal("a request panicked").into_response()))
         .layer(from_fn(deadline::kept))
         .layer(from_fn_with_state(server.clone(), count))
-        .layer(TraceLayer::new_for_http())
+        .layer(TraceLayer::new_for_http().make_span_with(span).on_response(DefaultOnResponse::new().level(Level::INFO)))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         .with_state(server.clone())
+}
+
+/// What messages of a request's work carry: its id, which the answer has too (`x-request-id`), and its path; nothing of its content.
+fn span(request: &Request) -> tracing::Span {
+    let id = request.headers().get("x-request-id").and_then(|v| v.to_str().ok()).unwrap_or("");
+    tracing::info_span!("request", id, method = %request.method(), path = request.uri().path())
 }
 
 /// Counts an answer by its route, never by the path that a client made up.

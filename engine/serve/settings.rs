@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::issuers::Issuer;
 use crate::{Error, Result};
 
 /// How the server listens and what it lets in.
@@ -14,6 +15,8 @@ pub struct Serve {
     pub listen: String,
     /// The file of API keys (`dreamseed key new` writes an entry); empty: none, everybody who reaches the port may ask.
     pub keys: PathBuf,
+    /// Services whose signed tokens (JWT) are accepted as keys are; `[[serve.issuers]]` with `issuer`, `audience` and `jwks`.
+    pub issuers: Vec<Issuer>,
     /// Listen on an address that other machines reach though there are no keys.
     pub open: bool,
     /// Requests that are worked on at once; 1 to 256.
@@ -39,6 +42,7 @@ impl Default for Serve {
         Self {
             listen: "127.0.0.1:8077".into(),
             keys: PathBuf::new(),
+            issuers: Vec::new(),
             open: false,
             requests: 32,
             queue: 256,
@@ -72,6 +76,7 @@ impl Serve {
                 return Err(Error::Usage(format!("serve.{key} = {seen}: {low} to {high} is allowed")));
             }
         }
+        self.issuers.iter().try_for_each(Issuer::validate)?;
         self.address().map(drop)
     }
 

@@ -134,7 +134,9 @@ pub(in super::super) async fn completions(
             });
             match outcome {
                 Ok(texts) => {
-                    texts.iter().enumerate().for_each(|(i, t)| drop(choice(i, "", Some(finish_reason(t.finish)))));
+                    for (i, text) in texts.iter().enumerate() {
+                        choice(i, "", Some(finish_reason(text.finish)));
+                    }
                     if include_usage {
                         sink.send(event(&Completion { usage: Some(Usage::of(&texts)), ..head.clone() }));
                     }
