@@ -39,6 +39,8 @@ pub enum Scope {
     Senses,
     /// The server's own figures.
     Metrics,
+    /// Loading models anew.
+    Admin,
 }
 
 /// A file of keys.
@@ -237,7 +239,7 @@ pub(super) async fn authorize(
 impl Scope {
     /// By its name in files and tokens.
     pub(super) fn named(text: &str) -> Option<Self> {
-        [Self::Chat, Self::Speech, Self::Coach, Self::Senses, Self::Metrics].into_iter().find(|s| name(*s) == text)
+        [Self::Chat, Self::Speech, Self::Coach, Self::Senses, Self::Metrics, Self::Admin].into_iter().find(|s| name(*s) == text)
     }
 }
 
@@ -248,6 +250,7 @@ fn name(scope: Scope) -> &'static str {
         Scope::Coach => "coach",
         Scope::Senses => "senses",
         Scope::Metrics => "metrics",
+        Scope::Admin => "admin",
     }
 }
 

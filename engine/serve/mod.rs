@@ -137,6 +137,7 @@ async fn serve(
         let (server, warm) = (server.clone(), settings.warm);
         move || server.warm(warm)
     });
+    let idle = tokio::spawn(let_go_idle(server.clone()));
     let routes = routes(&server, &settings);
     let stopping = async {
         stop.await;
@@ -145,10 +146,29 @@ async fn serve(
     };
     let cut = connections::accept(listener, routes, &settings, stopping).await;
     warming.abort();
+    idle.abort();
     if cut > 0 {
         tracing::warn!("{cut} connections were cut off");
     }
     Ok(())
+}
+
+/// Lets models go that nobody has asked for in the configured time.
+async fn let_go_idle(server: Shared) {
+    let after = Duration::from_secs(server.engine.config().models.idle_seconds);
+    if after.is_zero() {
+        return;
+    }
+    let mut clock = tokio::time::interval((after / 4).clamp(Duration::from_millis(250), Duration::from_secs(10)));
+    loop {
+        clock.tick().await;
+        let engine = server.engine.clone();
+        // unmapping gigabytes takes a while
+        let gone = tokio::task::spawn_blocking(move || engine.let_go_idle(after)).await.unwrap_or_default();
+        for model in gone {
+            tracing::info!("{} was idle and is let go", model.path.display());
+        }
+    }
 }
 
 impl Server {
@@ -191,6 +211,7 @@ fn routes(server: &Shared, settings: &Serve) -> Router {
         .merge(scoped(Scope::Speech, speech))
         .merge(scoped(Scope::Coach, OpenApiRouter::new().routes(routes!(coach::coach))))
         .merge(scoped(Scope::Senses, senses))
+        .merge(scoped(Scope::Admin, OpenApiRouter::new().routes(routes!(models::reload))))
         .merge(scoped(Scope::Metrics, OpenApiRouter::new().route("/metrics", get(page_of_metrics))))
         .routes(routes!(live))
         .routes(routes!(ready))
@@ -254,7 +275,7 @@ async fn ready(State(server): State<Shared>) -> (StatusCode, &'static str) {
 }
 
 async fn page_of_metrics(State(server): State<Shared>) -> Result<Response, Problem> {
-    let page = server.metrics.page(server.admission.load()).map_err(Problem::internal)?;
+    let page = server.metrics.page(server.admission.load(), &server.engine.in_memory()).map_err(Problem::internal)?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], page).into_response())
 }
