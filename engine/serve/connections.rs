@@ -2,15 +2,17 @@
 
 use std::{io::ErrorKind, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, http::Request};
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto::Builder, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
 use tokio::{net::TcpListener, sync::Semaphore};
+use tower::ServiceExt;
 
-use super::settings::Serve;
+use super::{abuse::Peer, settings::Serve};
 
 /// Serves until `stop` is complete, then waits for requests under way as long as the settings say. Returns how many were cut off.
 pub(super) async fn accept(listener: TcpListener, routes: Router, settings: &Serve, stop: impl Future<Output = ()>) -> usize {
@@ -26,10 +28,10 @@ pub(super) async fn accept(listener: TcpListener, routes: Router, settings: &Ser
             () = &mut stop => break,
             place = places.clone().acquire_owned() => place,
         };
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = &mut stop => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok((stream, peer)) => (stream, Peer(peer.ip().to_canonical())),
                 Err(e) => {
                     // out of file descriptors, say: those that close make room
                     if !matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) {
@@ -41,7 +43,11 @@ pub(super) async fn accept(listener: TcpListener, routes: Router, settings: &Ser
             },
         };
         let _ = stream.set_nodelay(true); // tokens are small
-        let service = TowerToHyperService::new(routes.clone());
+        let with_peer = move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            request
+        };
+        let service = TowerToHyperService::new(routes.clone().map_request(with_peer));
         let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {

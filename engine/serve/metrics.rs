@@ -41,6 +41,7 @@ pub(super) struct Metrics {
     answered: Family<Answered, Counter>,
     seconds: Family<Route, Histogram, fn() -> Histogram>,
     problems: Family<Kind, Counter>,
+    suspicious: Family<Kind, Counter>,
     first_token: Histogram,
     between_tokens: Histogram,
     tokens: Family<Kind, Counter>,
@@ -66,6 +67,7 @@ impl Metrics {
             answered: Family::default(),
             seconds,
             problems: Family::default(),
+            suspicious: Family::default(),
             first_token: durations(),
             between_tokens: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
             tokens: Family::default(),
@@ -80,6 +82,8 @@ impl Metrics {
         registry.register("requests", "Requests by route and status", metrics.answered.clone());
         let unit = Unit::Seconds;
         registry.register_with_unit("request", "Until the head of an answer", unit.clone(), metrics.seconds.clone());
+        let of = metrics.suspicious.clone();
+        registry.register("suspicious_texts", "Texts that look like attacks by kind", of);
         registry.register("problems", "Failed requests by kind", metrics.problems.clone());
         let of = metrics.first_token.clone();
         registry.register_with_unit("first_token", "From a request's place to its first token", unit.clone(), of);
@@ -103,6 +107,11 @@ impl Metrics {
     /// A failure by its code, those within a stream that had begun too.
     pub(super) fn problem(&self, code: &str) {
         self.problems.get_or_create(&Kind { kind: code.into() }).inc();
+    }
+
+    /// A text that looks like an attack.
+    pub(super) fn suspicious(&self, kind: &str) {
+        self.suspicious.get_or_create(&Kind { kind: kind.into() }).inc();
     }
 
     pub(super) fn first_token(&self, time: Duration) {
