@@ -2,12 +2,14 @@
 """Load on `dreamseed serve` with the embedded models, beside llama.cpp's server where it is installed: medians, stored under benches/runs.
 
     cargo build --release
-    python3 benches/serve.py [--sound FILE] [--video FILE] [--peer PATH/TO/llama-server] [--pairs 3]
+    python3 -m venv /tmp/peers && /tmp/peers/bin/pip install xllamacpp
+    python3 benches/serve.py [--sound FILE] [--video FILE] [--peer /tmp/peers/bin/python] [--pairs 3]
 
 Users ask one after the other, each over a connection of its own: chats of different questions whose answers are streamed, 1, 4 and 8
 users at once; transcriptions of 10 s of --sound; lessons on its first 5 s; poses of 5 s of --video at 15 pictures a second. Told are the
 times until the first event that carries something, between tokens, and to the end, and tokens a second of all users together. The peer
-gets the same chats with the same weights and threads, in turn with dreamseed (A B A B). `--soak MINUTES` runs a mixture of everything and
+gets the same chats with the same weights and threads, in turn with dreamseed (A B A B). Its wheel is compiled for AVX2, so dreamseed runs
+held to AVX2 too, and that is the pair whose ratio counts. `--soak MINUTES` runs a mixture of everything and
 watches the server's memory.
 """
 import argparse, http.client, json, os, random, socket, statistics, subprocess, sys, tempfile, threading, time, wave
@@ -178,12 +180,20 @@ def cut(sound, seconds, folder):
     return path
 
 
+def shortened(video, seconds, folder):
+    """The beginning of a video, its pictures as they are."""
+    path = Path(folder) / f"{seconds}s{video.suffix}"
+    subprocess.run(["ffmpeg", "-v", "error", "-i", str(video), "-t", str(seconds), "-c", "copy", str(path)], check=True)
+    return path
+
+
 def senses(server, args, folder):
     """Seconds of what is no chat, one user."""
     ten, five = cut(args.sound, 10, folder), cut(args.sound, 5, folder)
     runs = {"transcription of 10 s": lambda: whole(server, "/v1/audio/transcriptions", *form({"file": ten}))}
     if args.video:
-        runs["poses of 5 s at 15 pictures/s"] = lambda: whole(server, "/v1/pose", *form({"file": args.video, "fps": 15}))
+        clip = shortened(args.video, 5, folder)
+        runs["poses of 5 s at 15 pictures/s"] = lambda: whole(server, "/v1/pose", *form({"file": clip, "fps": 15}))
     result = {}
     for name, job in runs.items():
         job()
@@ -247,7 +257,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sound", type=Path, default=HOME / "models/sample-speech/jfk.wav")
     parser.add_argument("--video", type=Path)
-    parser.add_argument("--peer", type=Path, help="llama.cpp's server")
+    parser.add_argument("--peer", type=Path, help="a Python that has xllamacpp, which brings llama.cpp's server")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--each", type=int, default=4, help="chats of each user")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -256,9 +266,7 @@ def main():
     weights = next((HOME / "models/smollm2-135m").glob("*.gguf"))
     result = {**common.head(args.threads), "weights": weights.name}
     ours = [BINARY, "--threads", args.threads, "serve", "--listen", "127.0.0.1:PORT"]
-    theirs = [
-        args.peer, "-m", weights, "--port", "PORT", "-t", args.threads, "-tb", args.threads, "-np", 8, "-c", 8 * 2048, "--no-webui",
-    ]  # fmt: skip
+    theirs = [args.peer, Path(__file__).parent / "peers/llama_server.py", weights, "--port", "PORT", "--threads", args.threads]
     folder = tempfile.TemporaryDirectory()
     a = Server(ours, "/health/ready", DREAMSEED_LOG="warn")
     if args.soak:
@@ -268,27 +276,32 @@ def main():
         print(common.store(result, "soak"))
         grown = result["soak"]["resident_mb"][1] / result["soak"]["resident_mb"][0]
         sys.exit(1 if result["soak"]["failed"] or grown > 1.05 else 0)
-    b = Server(theirs, "/health") if args.peer else None
-    for server in filter(None, [a, b]):
+    servers = {"ours": a}
+    if args.peer:
+        servers["ours_avx2"] = Server(ours, "/health/ready", DREAMSEED_LOG="warn", DREAMSEED_SIMD="avx2")
+        servers["peer"] = Server(theirs, "/health")
+        result["peer"] = common.run([*(0 if c == "PORT" else c for c in theirs), "--about"])
+    for server in servers.values():
         chats(server, 2, 1)
     result["chats"] = []
     for users in (1, 4, 8):
-        rows = [{"ours": chats(a, users, args.each), "peer": chats(b, users, args.each) if b else None} for _ in range(args.pairs)]
+        rows = [{name: chats(server, users, args.each) for name, server in servers.items()} for _ in range(args.pairs)]
         entry = {"users": users, "runs": rows}
-        for side in ["ours"] + ["peer"] * bool(b):
+        for side in servers:
             entry[side] = {
                 "tokens_per_s": statistics.median(r[side]["tokens_per_s"] for r in rows),
                 "first_ms_p95": statistics.median(r[side]["first_ms"]["p95"] for r in rows),
                 "between_ms_median": statistics.median(r[side]["between_ms"]["median"] for r in rows),
             }
-        if b:
-            entry["times_as_many_tokens"] = common.spread([r["ours"]["tokens_per_s"] / r["peer"]["tokens_per_s"] for r in rows])
+        for side in ["ours", "ours_avx2"] * bool(args.peer):
+            ratios = [r[side]["tokens_per_s"] / r["peer"]["tokens_per_s"] for r in rows]
+            entry[f"{side}_times_as_many_tokens"] = common.spread(ratios)
         result["chats"].append(entry)
         print(json.dumps({k: v for k, v in entry.items() if k != "runs"}))
     result["senses"] = senses(a, args, folder.name)
     print(json.dumps(result["senses"], indent=1))
     result["resident_mb"] = a.resident_mb()
-    [s.close() for s in (a, b) if s]
+    [s.close() for s in servers.values()]
     print(common.store(result, "serve"))
 
 

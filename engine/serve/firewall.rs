@@ -34,7 +34,7 @@ const RULES: [(&str, &[&str]); 7] = [
     (
         "override",
         &[
-            r"\b(ignor\w*|disregard\w*|forget|override|bypass|stop following|(do not|don't|never) (follow|obey))\b.{0,30}\b(previous|prior|preceding|above|earlier|initial|original|existing|system|all (of )?(your|the|my)|your|any( of the| other)?)( \w+){0,3} (instruction|prompt|guideline|guardrail|programming|directive|policy|policies|restriction|safety|ethic|content rule)",
+            r"\b(ignor\w*|disregard\w*|forget|override|bypass|stop following|(do not|don't|never) (follow|obey))\b.{0,30}\b(previous|prior|preceding|above|earlier|initial|original|existing|system|all (of )?(your|the|my)|your|any( of the| other)?)( \w+){0,3} (instruction|command|prompt|guideline|guardrail|programming|directive|policy|policies|restriction|safety|ethic|content rule)",
             r"\b(ignore|disregard|forget) (everything|anything|all)( that)?( was| is| has been)? ?(said )?(above|before|previously|prior|so far|you (were|are|have been) (told|taught|given|instructed))",
             r"\b(new|updated|real|actual|important) (system )?(instructions?|directives?|orders?)( for (you|the (ai|model|assistant)))? ?:",
             r"(이전|위의?|앞의?|앞선|지금까지|기존|모든|원래|시스템|너의|당신의|네) ?[^.!?]{0,12}(지시|명령|지침|규칙|설정|프롬프트|제한)[^.!?]{0,14}(무시|잊|따르지|어기|어겨|우회|취소|벗어)",
