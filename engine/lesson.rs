@@ -181,8 +181,13 @@ impl Engine {
     /// Begins a lesson. The events are `features`, `score`..., then for each point its `token`s and the `point`, then `done`; an
     /// error ends them.
     pub fn coach(&self, request: Request) -> EventStream {
+        self.coach_until(request, Arc::default())
+    }
+
+    /// As [`Engine::coach`]; the lesson ends soon after `cancel` is set as well.
+    pub fn coach_until(&self, request: Request, cancel: Arc<AtomicBool>) -> EventStream {
         let (sender, events) = sync_channel(WAITING);
-        let (cancel, kept) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let kept = Arc::default();
         let run =
             Run { engine: self.clone(), request, sender, cancel: cancel.clone(), kept: Arc::clone(&kept), clock: Clock::new() };
         std::thread::spawn(move || {

@@ -43,8 +43,8 @@ use crate::manifest::{Model, Role};
 use crate::media::{Clip, Limits};
 use crate::{Error, Result};
 
-use kept::Kept;
 pub use kept::InMemory;
+use kept::Kept;
 
 /// The face models; they need the detector.
 const FACE: [&str; 3] = ["face-mesh", "face-iris", "face-emotion"];
@@ -468,7 +468,8 @@ impl Engine {
         }
         // it keeps the guessed texts with the model that it guesses for, and needs hardly room of its own
         let settings = Settings { cache_tokens: 1, placement: self.placement(), ..Settings::default() };
-        let llm = self.inner.models.get("draft", (&draft, &draft), || Llm::open_with(&draft, self.inner.pool.clone(), &settings))?;
+        let llm =
+            self.inner.models.get("draft", (&draft, &draft), || Llm::open_with(&draft, self.inner.pool.clone(), &settings))?;
         Ok(Speculation::Draft(llm))
     }
 

@@ -97,7 +97,9 @@ mod tests {
         let mut pcm = vec![0.0f32; samples(0.5)];
         for i in 0..samples(1.0) {
             phase += (150.0 + 100.0 * i as f64 / 16_000.0) / 16_000.0;
-            pcm.push((1..6).map(|k| (std::f64::consts::TAU * phase * f64::from(k)).sin() / f64::from(k)).sum::<f64>() as f32 * 0.3);
+            pcm.push(
+                (1..6).map(|k| (std::f64::consts::TAU * phase * f64::from(k)).sin() / f64::from(k)).sum::<f64>() as f32 * 0.3,
+            );
         }
         let mut seed = 1u32;
         pcm.extend((0..samples(0.5)).map(|_| {

@@ -106,7 +106,10 @@ impl Kept {
                 let mb = |n: u64| n.div_ceil(1_000_000);
                 let problem = format!(
                     "{} needs {} MB, and {} of the {} MB of models.memory_mb are at work or pinned: try again later, or raise it",
-                    files.display(), mb(bytes), mb(taken), mb(self.budget)
+                    files.display(),
+                    mb(bytes),
+                    mb(taken),
+                    mb(self.budget)
                 );
                 return Err(Error::Device(problem));
             }
