@@ -1,6 +1,8 @@
 //! The page at `/`: a lesson in a browser. Its files are in the binary; it loads nothing from anywhere else.
 
 use axum::{
+    Json,
+    extract::State,
     http::{
         HeaderName,
         header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS},
@@ -42,7 +44,12 @@ pub(super) fn routes() -> OpenApiRouter<Shared> {
         ];
         routes.route(path, get(move || async move { (headers.clone(), text).into_response() }))
     };
-    FILES.into_iter().fold(OpenApiRouter::new(), file)
+    FILES.into_iter().fold(OpenApiRouter::new().route("/page/needs", get(needs)), file)
+}
+
+/// Whether a lesson needs a key.
+async fn needs(State(server): State<Shared>) -> Json<serde_json::Value> {
+    Json(serde_json::json!({ "key": !(server.keys.is_open() && server.issuers.is_empty()) }))
 }
 
 #[cfg(test)]
