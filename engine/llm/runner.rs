@@ -31,7 +31,7 @@ pub(super) const ROWS: usize = 512;
 /// Logits of so many tokens are computed in a pass at most.
 const MOST_LOGITS: usize = 128;
 /// How long a reader may wait for a token because others' prompts are read in the same pass.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_millis(40);
 /// Rows of prompts in a pass beside readers, at least.
 const LEAST_ROWS: usize = 16;
 

@@ -137,6 +137,7 @@ fn lesson(server: &Shared, form: &Form) -> Result<Request, Problem> {
     let seed = form.parsed("seed", "a whole number from 0")?.unwrap_or(0);
     let mut clip = form.clip(("file", "audio"), &limits)?;
     clip.text = form.text("text")?.map(str::to_owned);
+    server.look_at(clip.text.as_deref())?;
     let lab = named.unwrap_or_else(|| Lab::for_clip(&clip));
     let reference = form.has("reference").then(|| form.decode("reference", media::open, &limits)).transpose()?;
     server.metrics.audio(clip.pcm.len() as f64 / f64::from(media::SAMPLE_RATE));

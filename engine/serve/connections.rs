@@ -15,7 +15,7 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use super::settings::Serve;
+use super::{abuse::Peer, settings::Serve};
 
 /// A connection's place, an extension of its requests: held by what outlives HTTP on it.
 #[derive(Clone)]
@@ -38,10 +38,10 @@ pub(super) async fn accept(listener: TcpListener, routes: Router, settings: &Ser
             place = places.clone().acquire_owned() => place,
         };
         let Ok(place) = place else { break }; // it is never closed
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = &mut stop => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok((stream, peer)) => (stream, Peer(peer.ip().to_canonical())),
                 Err(e) => {
                     // out of file descriptors, say: those that close make room
                     if !matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) {
@@ -54,14 +54,13 @@ pub(super) async fn accept(listener: TcpListener, routes: Router, settings: &Ser
         };
         let _ = stream.set_nodelay(true); // tokens are small
         let held = Held(Arc::new(place));
-        let service = routes.clone().map_request({
-            let held = held.clone();
-            move |mut request: Request<Incoming>| {
-                request.extensions_mut().insert(held.clone());
-                request
-            }
-        });
-        let service = TowerToHyperService::new(service);
+        let about = held.clone();
+        let of_connection = move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(about.clone());
+            request
+        };
+        let service = TowerToHyperService::new(routes.clone().map_request(of_connection));
         let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {

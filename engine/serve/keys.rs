@@ -22,7 +22,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Shared, admission::Priority, error::Problem, issuers::Issuers, work::work};
+use super::{Shared, abuse::Who, admission::Priority, error::Problem, issuers::Issuers, work::work};
 use crate::{Error, Result, manifest};
 
 /// What a key opens.
@@ -39,6 +39,8 @@ pub enum Scope {
     Senses,
     /// The server's own figures.
     Metrics,
+    /// Loading models anew.
+    Admin,
 }
 
 /// A file of keys.
@@ -225,7 +227,7 @@ pub(super) async fn authorize(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let caller = if server.keys.is_open() && server.issuers.is_empty() {
+    let caller = if server.is_open() {
         Caller { name: "anyone".into(), priority: Priority::Interactive }
     } else {
         let given = bearer(request.headers())?;
@@ -240,14 +242,19 @@ pub(super) async fn authorize(
         }
     };
     tracing::debug!(caller = &*caller.name, path = request.uri().path(), "let in");
-    request.extensions_mut().insert(caller);
-    Ok(next.run(request).await)
+    if !server.is_open() {
+        server.abuse.check(&Who::Caller(caller.name.clone())).await?;
+    }
+    request.extensions_mut().insert(caller.clone());
+    let mut response = next.run(request).await;
+    response.extensions_mut().insert(caller); // for whom it counts if it is a refusal
+    Ok(response)
 }
 
 impl Scope {
     /// By its name in files and tokens.
     pub(super) fn named(text: &str) -> Option<Self> {
-        [Self::Chat, Self::Speech, Self::Coach, Self::Senses, Self::Metrics].into_iter().find(|s| name(*s) == text)
+        [Self::Chat, Self::Speech, Self::Coach, Self::Senses, Self::Metrics, Self::Admin].into_iter().find(|s| name(*s) == text)
     }
 }
 
@@ -258,6 +265,7 @@ fn name(scope: Scope) -> &'static str {
         Scope::Coach => "coach",
         Scope::Senses => "senses",
         Scope::Metrics => "metrics",
+        Scope::Admin => "admin",
     }
 }
 

@@ -3,6 +3,8 @@
 use std::{sync::atomic::AtomicU64, time::Duration};
 
 use axum::http::StatusCode;
+
+use crate::session::InMemory;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{
@@ -39,6 +41,7 @@ pub(super) struct Metrics {
     answered: Family<Answered, Counter>,
     seconds: Family<Route, Histogram, fn() -> Histogram>,
     problems: Family<Kind, Counter>,
+    suspicious: Family<Kind, Counter>,
     first_token: Histogram,
     between_tokens: Histogram,
     tokens: Family<Kind, Counter>,
@@ -47,6 +50,7 @@ pub(super) struct Metrics {
     waiting: Gauge,
     resident: Gauge<i64, std::sync::atomic::AtomicI64>,
     audio: Counter<f64, AtomicU64>,
+    loaded: Family<Kind, Gauge>,
 }
 
 /// From a millisecond to a minute.
@@ -63,6 +67,7 @@ impl Metrics {
             answered: Family::default(),
             seconds,
             problems: Family::default(),
+            suspicious: Family::default(),
             first_token: durations(),
             between_tokens: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
             tokens: Family::default(),
@@ -71,11 +76,14 @@ impl Metrics {
             waiting: Gauge::default(),
             resident: Gauge::default(),
             audio: Counter::default(),
+            loaded: Family::default(),
             registry: Registry::default(),
         };
         registry.register("requests", "Requests by route and status", metrics.answered.clone());
         let unit = Unit::Seconds;
         registry.register_with_unit("request", "Until the head of an answer", unit.clone(), metrics.seconds.clone());
+        let of = metrics.suspicious.clone();
+        registry.register("suspicious_texts", "Texts that look like attacks by kind", of);
         registry.register("problems", "Failed requests by kind", metrics.problems.clone());
         let of = metrics.first_token.clone();
         registry.register_with_unit("first_token", "From a request's place to its first token", unit.clone(), of);
@@ -86,6 +94,7 @@ impl Metrics {
         registry.register("requests_working", "Requests at work", metrics.working.clone());
         registry.register("requests_waiting", "Requests in the queue", metrics.waiting.clone());
         registry.register_with_unit("resident_memory", "Memory of the process", Unit::Bytes, metrics.resident.clone());
+        registry.register_with_unit("models_loaded", "Files of loaded models by kind", Unit::Bytes, metrics.loaded.clone());
         registry.register_with_unit("audio", "Sound that was listened to", unit, metrics.audio.clone());
         Self { registry, ..metrics }
     }
@@ -98,6 +107,11 @@ impl Metrics {
     /// A failure by its code, those within a stream that had begun too.
     pub(super) fn problem(&self, code: &str) {
         self.problems.get_or_create(&Kind { kind: code.into() }).inc();
+    }
+
+    /// A text that looks like an attack.
+    pub(super) fn suspicious(&self, kind: &str) {
+        self.suspicious.get_or_create(&Kind { kind: kind.into() }).inc();
     }
 
     pub(super) fn first_token(&self, time: Duration) {
@@ -128,10 +142,14 @@ impl Metrics {
     }
 
     /// The page. `load`: requests at work and waiting.
-    pub(super) fn page(&self, load: [usize; 2]) -> Result<String, std::fmt::Error> {
+    pub(super) fn page(&self, load: [usize; 2], loaded: &[InMemory]) -> Result<String, std::fmt::Error> {
         self.working.set(load[0] as i64);
         self.waiting.set(load[1] as i64);
         self.resident.set(resident().unwrap_or(0));
+        self.loaded.clear();
+        for model in loaded {
+            self.loaded.get_or_create(&Kind { kind: model.kind.into() }).inc_by(i64::try_from(model.bytes).unwrap_or(i64::MAX));
+        }
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
@@ -154,7 +172,7 @@ mod tests {
         metrics.answered("/v1/coach", StatusCode::OK, Duration::from_millis(30));
         metrics.problem("queue_full");
         metrics.stages(&[("extract".into(), 0.5)]);
-        let page = metrics.page([3, 1]).unwrap();
+        let page = metrics.page([3, 1], &[]).unwrap();
         for line in [
             "dreamseed_requests_total{route=\"/v1/coach\",status=\"200\"} 1",
             "dreamseed_request_seconds_count{route=\"/v1/coach\"} 1",

@@ -4,11 +4,13 @@
 //! for a place (admission.rs), and does its work on threads that may block (work.rs); a client that goes away frees its place, and its
 //! keys and values in the model, at the next pass. Texts of several requests are computed together by the model's own thread.
 
+mod abuse;
 mod admission;
 mod coach;
 mod connections;
 mod deadline;
 mod error;
+mod firewall;
 pub mod issuers;
 pub mod keys;
 mod metrics;
@@ -32,7 +34,7 @@ use std::{
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, MatchedPath, Request, State},
-    http::{StatusCode, header},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::get,
@@ -40,6 +42,7 @@ use axum::{
 use tokio::net::TcpListener;
 use tower_http::{
     catch_panic::CatchPanicLayer,
+    cors::CorsLayer,
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
     timeout::RequestBodyTimeoutLayer,
     trace::{DefaultOnResponse, TraceLayer},
@@ -48,6 +51,7 @@ use tracing::Level;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub use firewall::{Firewall, suspicions};
 pub use settings::Serve;
 
 use self::{
@@ -64,6 +68,7 @@ struct Server {
     engine: Engine,
     keys: Keys,
     issuers: Issuers,
+    abuse: abuse::Watch,
     admission: Arc<Admission>,
     metrics: Metrics,
     state: AtomicU8, // a `State`
@@ -133,12 +138,14 @@ async fn serve(
         engine,
         keys,
         issuers,
+        abuse: abuse::Watch::default(),
     });
     crate::cli::note(&format!("dreamseed listens on http://{address}"));
     let warming = tokio::task::spawn_blocking({
         let (server, warm) = (server.clone(), settings.warm);
         move || server.warm(warm)
     });
+    let idle = tokio::spawn(let_go_idle(server.clone()));
     let routes = routes(&server, &settings);
     let stopping = async {
         stop.await;
@@ -147,13 +154,57 @@ async fn serve(
     };
     let cut = connections::accept(listener, routes, &settings, stopping).await;
     warming.abort();
+    idle.abort();
     if cut > 0 {
         tracing::warn!("{cut} connections were cut off");
     }
     Ok(())
 }
 
+/// Lets models go that nobody has asked for in the configured time.
+async fn let_go_idle(server: Shared) {
+    let after = Duration::from_secs(server.engine.config().models.idle_seconds);
+    if after.is_zero() {
+        return;
+    }
+    let mut clock = tokio::time::interval((after / 4).clamp(Duration::from_millis(250), Duration::from_secs(10)));
+    loop {
+        clock.tick().await;
+        let engine = server.engine.clone();
+        // unmapping gigabytes takes a while
+        let gone = tokio::task::spawn_blocking(move || engine.let_go_idle(after)).await.unwrap_or_default();
+        for model in gone {
+            tracing::info!("{} was idle and is let go", model.path.display());
+        }
+    }
+}
+
 impl Server {
+    /// Whether nobody needs a key.
+    fn is_open(&self) -> bool {
+        self.keys.is_open() && self.issuers.is_empty()
+    }
+
+    /// Looks at texts of a request for orders in another one's name: they are counted and logged, without their content.
+    ///
+    /// # Errors
+    /// 400 where the configuration refuses them.
+    fn look_at<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> Result<(), Problem> {
+        let what = self.engine.config().serve.firewall;
+        if what == Firewall::Off {
+            return Ok(());
+        }
+        for kind in texts.into_iter().flat_map(firewall::suspicions) {
+            self.metrics.suspicious(kind);
+            tracing::warn!(kind, "a text looks like an attack on the model's instructions");
+            if what == Firewall::Refuse {
+                let message = "a text of the request looks like an attack on the model's instructions, and is refused here";
+                return Err(Problem::new(StatusCode::BAD_REQUEST, "suspicious", message));
+            }
+        }
+        Ok(())
+    }
+
     /// Loads the models that first requests need. What cannot be loaded is told; requests that need it will say so too.
     fn warm(&self, wanted: bool) {
         if wanted {
@@ -194,6 +245,7 @@ fn routes(server: &Shared, settings: &Serve) -> Router {
         .merge(scoped(Scope::Coach, OpenApiRouter::new().routes(routes!(coach::coach)).routes(routes!(realtime::realtime))))
         .merge(page::routes())
         .merge(scoped(Scope::Senses, senses))
+        .merge(scoped(Scope::Admin, OpenApiRouter::new().routes(routes!(models::reload))))
         .merge(scoped(Scope::Metrics, OpenApiRouter::new().route("/metrics", get(page_of_metrics))))
         .routes(routes!(live))
         .routes(routes!(ready))
@@ -215,11 +267,23 @@ fn routes(server: &Shared, settings: &Serve) -> Router {
         .layer(RequestBodyTimeoutLayer::new(Duration::from_secs(settings.idle_seconds)))
         .layer(CatchPanicLayer::custom(|_| Problem::internal("a request panicked").into_response()))
         .layer(from_fn(deadline::kept))
+        .layer(from_fn_with_state(server.clone(), abuse::guard))
         .layer(from_fn_with_state(server.clone(), count))
+        .layer(cors(&settings.cors))
         .layer(TraceLayer::new_for_http().make_span_with(span).on_response(DefaultOnResponse::new().level(Level::INFO)))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         .with_state(server.clone())
+}
+
+/// Which pages of other origins may ask: none, if none are named.
+fn cors(origins: &[String]) -> CorsLayer {
+    let origins: Vec<HeaderValue> = origins.iter().filter_map(|o| o.parse().ok()).collect(); // validated with the settings
+    CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
+        .expose_headers([header::RETRY_AFTER, HeaderName::from_static("x-request-id")])
 }
 
 /// What messages of a request's work carry: its id, which the answer has too (`x-request-id`), and its path; nothing of its content.
@@ -257,7 +321,7 @@ async fn ready(State(server): State<Shared>) -> (StatusCode, &'static str) {
 }
 
 async fn page_of_metrics(State(server): State<Shared>) -> Result<Response, Problem> {
-    let page = server.metrics.page(server.admission.load()).map_err(Problem::internal)?;
+    let page = server.metrics.page(server.admission.load(), &server.engine.in_memory()).map_err(Problem::internal)?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], page).into_response())
 }

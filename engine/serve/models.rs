@@ -1,10 +1,17 @@
 //! Which models the server answers with: those of its profile. A request names one by id or alias, never by a path.
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Shared, error::Problem};
+use super::{
+    Shared,
+    error::{ErrorBody, Problem},
+};
 use crate::{
     Engine,
     fetch::{self, State as Files},
@@ -27,6 +34,8 @@ pub(super) struct Listed {
     licence: String,
     /// Whether its weights are on the machine.
     ready: bool,
+    /// Whether it is loaded: its first answer does not wait for that.
+    loaded: bool,
 }
 
 /// All of them.
@@ -43,11 +52,16 @@ pub(super) async fn models(State(server): State<Shared>) -> Result<Json<List>, P
     let store = server.engine.store();
     let profile = fetch::profile(server.engine.config(), store)?;
     let known = profile.models.iter().filter_map(|id| store.manifest().find(id).ok());
-    let data = known.filter(|m| m.role != Role::Sample && m.role != Role::Voice).map(|m| listed(&server.engine, m)).collect();
+    let loaded = server.engine.in_memory();
+    let listed = |m: &Model| {
+        let folder = store.folder(m);
+        listed(&server.engine, m, loaded.iter().any(|l| l.path.starts_with(&folder)))
+    };
+    let data = known.filter(|m| m.role != Role::Sample && m.role != Role::Voice).map(listed).collect();
     Ok(Json(List { object: "list", data }))
 }
 
-fn listed(engine: &Engine, model: &Model) -> Listed {
+fn listed(engine: &Engine, model: &Model, loaded: bool) -> Listed {
     Listed {
         id: model.id.clone(),
         object: "model",
@@ -57,7 +71,37 @@ fn listed(engine: &Engine, model: &Model) -> Listed {
         name: model.name.clone(),
         licence: model.licence.clone(),
         ready: matches!(engine.store().state(model), Files::Present { .. }),
+        loaded,
     }
+}
+
+/// Forget that a model is loaded: requests under way go on with it, the next one loads its files anew
+#[utoipa::path(
+    post, path = "/v1/models/{model}/reload", tag = "models", params(("model" = String, Path, description = "An id")),
+    responses((status = 200, body = Reloaded), (status = "4XX", body = ErrorBody))
+)]
+pub(super) async fn reload(State(server): State<Shared>, Path(id): Path<String>) -> Result<Json<Reloaded>, Problem> {
+    let store = server.engine.store();
+    let profile = fetch::profile(server.engine.config(), store)?;
+    if !profile.models.contains(&id) {
+        return Err(not_found(&id, &profile.models.join(", ")));
+    }
+    let loaded = server.engine.forget(&id)?;
+    tracing::info!(model = id, loaded, "will be loaded anew");
+    Ok(Json(Reloaded { id, was_loaded: loaded }))
+}
+
+/// What was forgotten.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Reloaded {
+    id: String,
+    was_loaded: bool,
+}
+
+fn not_found(named: &str, known: &str) -> Problem {
+    let shown: String = named.chars().take(80).collect();
+    let message = format!("no model {shown:?} is served for this; there are: {known}");
+    Problem::new(StatusCode::NOT_FOUND, "model_not_found", message).of_param("model")
 }
 
 /// The id of the profile's model that a request names; its first of the role where it names none, or `default`.
@@ -73,9 +117,5 @@ pub(super) fn choose(engine: &Engine, named: Option<&str>, role: Role) -> Result
         None => served.first(),
         Some(name) => served.iter().find(|m| m.id == name || m.alias.iter().any(|a| a == name)),
     };
-    found.map(|m| m.id.clone()).ok_or_else(|| {
-        let shown: String = named.unwrap_or("default").chars().take(80).collect();
-        let message = format!("no model {shown:?} is served for this; there are: {}", ids());
-        Problem::new(StatusCode::NOT_FOUND, "model_not_found", message).of_param("model")
-    })
+    found.map(|m| m.id.clone()).ok_or_else(|| not_found(named.unwrap_or("default"), &ids()))
 }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::issuers::Issuer;
+use super::{firewall::Firewall, issuers::Issuer};
 use crate::{Error, Result};
 
 /// How the server listens and what it lets in.
@@ -17,6 +17,10 @@ pub struct Serve {
     pub keys: PathBuf,
     /// Services whose signed tokens (JWT) are accepted as keys are; `[[serve.issuers]]` with `issuer`, `audience` and `jwks`.
     pub issuers: Vec<Issuer>,
+    /// What is done about texts that try to give orders to the model in another one's name: `off`, `log` or `refuse`.
+    pub firewall: Firewall,
+    /// Origins of pages of others that may ask, such as `https://school.example`; none: none may.
+    pub cors: Vec<String>,
     /// Listen on an address that other machines reach though there are no keys.
     pub open: bool,
     /// Requests that are worked on at once; 1 to 256.
@@ -43,6 +47,8 @@ impl Default for Serve {
             listen: "127.0.0.1:8077".into(),
             keys: PathBuf::new(),
             issuers: Vec::new(),
+            firewall: Firewall::Log,
+            cors: Vec::new(),
             open: false,
             requests: 32,
             queue: 256,
@@ -74,6 +80,13 @@ impl Serve {
         for (key, seen, low, high) in ranges {
             if !(low..=high).contains(&seen) {
                 return Err(Error::Usage(format!("serve.{key} = {seen}: {low} to {high} is allowed")));
+            }
+        }
+        for origin in &self.cors {
+            let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+            if !rest.is_some_and(|r| !r.is_empty() && r.bytes().all(|b| b.is_ascii_graphic() && !b"/*,;".contains(&b))) {
+                let problem = "an origin is needed: https://, a name, and a port where it has one; no path, no *";
+                return Err(Error::Usage(format!("serve.cors: {origin:?}: {problem}")));
             }
         }
         self.issuers.iter().try_for_each(Issuer::validate)?;

@@ -1,6 +1,7 @@
 //! `dreamseed bench`: one question a subcommand, medians of several runs, one JSON object for programs.
 
 mod batch;
+mod firewall;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod grammar;
@@ -62,6 +63,8 @@ pub enum What {
         #[arg(long, value_name = "FILE")]
         file: PathBuf,
     },
+    /// How many texts of a list look like attacks on a model's instructions
+    Firewall(firewall::FirewallArgs),
     /// Milliseconds a run of one network file, beside what the arithmetic allows
     Net(net::NetArgs),
     /// Milliseconds a picture of a vision model, beside what the arithmetic allows
@@ -91,6 +94,7 @@ pub(super) fn run(config: Config, args: BenchArgs) -> Result<()> {
         #[cfg(feature = "cuda")]
         What::Graph(graph) => show(args.json, &graph::run(&engine, graph, runs)?),
         What::Speech { model, file } => show(args.json, &speech(&engine, model.as_deref(), file, runs)?),
+        What::Firewall(firewall) => show(args.json, &firewall::run(firewall)?),
         What::Net(net) => show(args.json, &net::run(&engine, net, runs)?),
         What::Vision(vision) => show(args.json, &vision::run(&engine, vision, runs)?),
         What::Pose { model, file } => show(args.json, &pose::run(&engine, model, file, runs)?),

@@ -15,7 +15,10 @@ use axum::{
         sse::{Event, KeepAlive, Sse},
     },
 };
-use dreamseed_models::{chat::Message, whisper};
+use dreamseed_models::{
+    chat::{Message, Role as Speaker},
+    whisper,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio_stream::StreamExt;
@@ -179,6 +182,8 @@ impl Job {
         let options = request.params.options(wanted, request.logprobs.unwrap_or(false))?;
         let engine = &server.engine;
         let turns = turns(request.messages, &engine.limits())?;
+        let texts = turns.iter().filter(|t| t.role == Speaker::User).flat_map(|t| &t.pieces);
+        server.look_at(texts.filter_map(Piece::text))?;
         let sees = turns.iter().any(|t| !t.pictures.is_empty());
         let llm = if sees { engine.llm_that_sees(Some(model), None)? } else { engine.llm(Some(model))? };
         let (mut messages, mut pictures) = (Vec::new(), Vec::new());
@@ -187,7 +192,11 @@ impl Job {
             for piece in &turn.pieces {
                 match piece {
                     Piece::Text(piece) => text.push_str(piece),
-                    Piece::Sound(pcm) => text.push_str(&written_down(engine, pcm, cancel)?),
+                    Piece::Sound(pcm) => {
+                        let said = written_down(engine, pcm, cancel)?;
+                        server.look_at([said.as_str()])?;
+                        text.push_str(&said);
+                    }
                 }
             }
             messages.push(Message::new(turn.role, text).with_pictures(turn.pictures.len()));

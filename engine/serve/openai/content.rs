@@ -73,6 +73,15 @@ pub(super) enum Piece {
     Sound(Vec<f32>),
 }
 
+impl Piece {
+    pub(super) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Sound(_) => None,
+        }
+    }
+}
+
 /// The conversation with its media decoded; blocks.
 ///
 /// # Errors

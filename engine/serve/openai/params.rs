@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::{super::error::Problem, random};
@@ -146,12 +146,20 @@ impl Params {
     }
 }
 
+/// A schema whose answers have at most one space or line break between two parts, unless it says otherwise: programs read them.
+fn compact(mut schema: Value) -> Grammar {
+    if let Some(top) = schema.as_object_mut() {
+        top.entry("x-guidance").or_insert_with(|| json!({ "whitespace_pattern": "[\\x20\\x0A]?" }));
+    }
+    Grammar::JsonSchema(schema.to_string())
+}
+
 impl ResponseFormat {
     fn grammar(self) -> Option<Grammar> {
         match self {
             Self::Text => None,
-            Self::JsonObject => Some(Grammar::Json),
-            Self::JsonSchema { json_schema } => Some(Grammar::JsonSchema(json_schema.schema.to_string())),
+            Self::JsonObject => Some(compact(json!({ "type": "object" }))),
+            Self::JsonSchema { json_schema } => Some(compact(json_schema.schema)),
             Self::Regex { pattern } => Some(Grammar::Regex(pattern)),
             Self::Lark { grammar } => Some(Grammar::Lark(grammar)),
         }

@@ -97,8 +97,8 @@ pub(super) async fn realtime(
         Problem::new(StatusCode::UPGRADE_REQUIRED, "not_websocket", message)
     };
     let upgrade = upgrade.map_err(needed)?;
-    if server.keys.is_open() && server.issuers.is_empty() {
-        of_own_page(&headers)?;
+    if server.is_open() {
+        of_known_page(&headers, &server.engine.config().serve.cors)?;
     }
     let span = tracing::Span::current();
     let upgrade = upgrade.protocols([PROTOCOL]).max_message_size(MESSAGE).max_frame_size(MESSAGE);
@@ -111,15 +111,17 @@ pub(super) async fn realtime(
     }))
 }
 
-/// A browser lets any page open a WebSocket to any address, this machine's too: without keys none but the server's own page may.
-fn of_own_page(headers: &HeaderMap) -> Result<(), Problem> {
+/// A browser lets any page open a WebSocket to any address, this machine's too: without keys none may but the server's own page and those
+/// of the origins that the settings name.
+fn of_known_page(headers: &HeaderMap, known: &[String]) -> Result<(), Problem> {
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) }; // no browser
-    let page = origin.to_str().ok().and_then(|o| o.split_once("://")).map(|(_, host)| host);
+    let origin = origin.to_str().unwrap_or_default();
+    let page = origin.split_once("://").map(|(_, host)| host);
     let own = headers.get(header::HOST).and_then(|h| h.to_str().ok());
-    if page.is_some() && page == own {
+    if page.is_some() && page == own || known.iter().any(|k| k == origin) {
         return Ok(());
     }
-    let message = "pages of other addresses may not use this server without a key: give it keys, or open its own page";
+    let message = "pages of other addresses may not use this server without a key: give it keys, name them as serve.cors, or open its own page";
     Err(Problem::new(StatusCode::FORBIDDEN, "origin", message))
 }
 
@@ -284,11 +286,12 @@ mod tests {
     fn a_page_of_another_address_is_told_apart() {
         let of = |origin: &str, host: &str| {
             let headers = [(header::ORIGIN, origin.parse().unwrap()), (header::HOST, host.parse().unwrap())];
-            of_own_page(&HeaderMap::from_iter(headers)).is_ok()
+            of_known_page(&HeaderMap::from_iter(headers), &["https://school.example".into()]).is_ok()
         };
         assert!(of("http://127.0.0.1:8077", "127.0.0.1:8077") && of("https://tutor.example", "tutor.example"));
         assert!(!of("http://evil.example", "127.0.0.1:8077") && !of("http://127.0.0.1:1", "127.0.0.1:8077"));
         assert!(!of("null", "127.0.0.1:8077"));
-        assert!(of_own_page(&HeaderMap::new()).is_ok());
+        assert!(of("https://school.example", "127.0.0.1:8077") && !of("https://school.example.org", "127.0.0.1:8077"));
+        assert!(of_known_page(&HeaderMap::new(), &[]).is_ok());
     }
 }

@@ -71,6 +71,7 @@ struct Session<'a> {
 impl<'a> Session<'a> {
     fn new(server: &'a Shared, start: Start, sink: &'a Sink<Part>) -> Result<Self, Problem> {
         let engine = &server.engine;
+        server.look_at(start.text.as_deref())?;
         let voice = match (start.llm, start.model.as_deref()) {
             (Some(false), _) => Voice::Planner,
             (_, None) => Voice::Routed,
