@@ -125,43 +125,83 @@ fn listen(pool: &Pool, pcm: &[f32], with: &Perception, cancel: &AtomicBool) -> R
     Ok(Heard { speech: Some(speech), pronunciation, prosody, music })
 }
 
-type Watched = (Option<Vec<Observed<Person>>>, Option<Vec<Observed<Face>>>, Option<Scene>);
+/// Tracks of bodies, faces and scenes.
+pub(crate) type Watched = (Option<Vec<Observed<Person>>>, Option<Vec<Observed<Face>>>, Option<Scene>);
 
 /// The lane of sight.
 fn watch(pool: &Pool, frames: &[Frame], with: &Perception, cancel: &AtomicBool) -> Result<Watched> {
     if frames.is_empty() {
         return Ok((None, None, None));
     }
-    let several = pose::Options { max_people: with.people.max(1), smooth: with.video, ..Default::default() };
-    let mut bodies = with.pose.map(|p| (p.tracker(several), Vec::new()));
-    let followed = face::Options { follow: with.video, max_faces: with.people.max(1), ..Default::default() };
-    let mut faces = with.face.map(|f| (f.tracker(followed), Vec::new()));
-    let mut scenes = (with.video || with.vision.is_some()).then(|| Watch::new(with.vision));
+    let mut watcher = Watcher::new(with);
     for frame in frames {
         check(cancel)?;
-        let image = view(frame)?;
-        if let Some((tracker, track)) = &mut bodies {
-            track.push(observed(frame, tracker.track(pool, &image, frame.t)?));
-        }
-        if let Some((tracker, track)) = &mut faces {
-            let body = bodies.as_ref().and_then(|(_, track): &(_, Vec<Observed<Person>>)| track.last()?.found.first());
-            track.push(observed(frame, tracker.track(pool, &image, body.and_then(head))?));
-        }
-        if let Some(scenes) = &mut scenes {
-            scenes.see(pool, &image, frame.t)?;
+        watcher.see(pool, frame)?;
+    }
+    Ok(watcher.finish())
+}
+
+/// Looks at pictures one after the other.
+pub(crate) struct Watcher<'a> {
+    bodies: Option<(pose::Tracker<'a>, Vec<Observed<Person>>)>,
+    faces: Option<(face::FaceTracker<'a>, Vec<Observed<Face>>)>,
+    scenes: Option<Watch<'a>>,
+}
+
+/// What was found in one picture.
+pub struct Look<'a> {
+    /// Bodies, where they are looked for.
+    pub pose: Option<&'a Observed<Person>>,
+    /// Faces, where they are looked for.
+    pub face: Option<&'a Observed<Face>>,
+}
+
+impl<'a> Watcher<'a> {
+    /// Before the first picture.
+    pub(crate) fn new(with: &Perception<'a>) -> Self {
+        let several = pose::Options { max_people: with.people.max(1), smooth: with.video, ..Default::default() };
+        let followed = face::Options { follow: with.video, max_faces: with.people.max(1), ..Default::default() };
+        Self {
+            bodies: with.pose.map(|p| (p.tracker(several), Vec::new())),
+            faces: with.face.map(|f| (f.tracker(followed), Vec::new())),
+            scenes: (with.video || with.vision.is_some()).then(|| Watch::new(with.vision)),
         }
     }
-    let bodies = bodies.map(|(_, mut track)| {
-        main_first(&mut track);
-        track
-    });
-    let faces = faces.map(|(_, mut track)| {
-        if let Some(bodies) = &bodies {
-            main_face(&mut track, bodies);
+
+    /// Looks at the next picture, later than those before.
+    ///
+    /// # Errors
+    /// A frame whose bytes are not its size; those of a GPU.
+    pub(crate) fn see(&mut self, pool: &Pool, frame: &Frame) -> Result<Look<'_>> {
+        let image = view(frame)?;
+        if let Some((tracker, track)) = &mut self.bodies {
+            track.push(observed(frame, tracker.track(pool, &image, frame.t)?));
         }
-        track
-    });
-    Ok((bodies, faces, scenes.map(Watch::finish)))
+        if let Some((tracker, track)) = &mut self.faces {
+            let body = self.bodies.as_ref().and_then(|(_, track)| track.last()?.found.first());
+            track.push(observed(frame, tracker.track(pool, &image, body.and_then(head))?));
+        }
+        if let Some(scenes) = &mut self.scenes {
+            scenes.see(pool, &image, frame.t)?;
+        }
+        let pose = self.bodies.as_ref().and_then(|(_, track)| track.last());
+        Ok(Look { pose, face: self.faces.as_ref().and_then(|(_, track)| track.last()) })
+    }
+
+    /// The tracks, the main person first.
+    pub(crate) fn finish(self) -> Watched {
+        let bodies = self.bodies.map(|(_, mut track)| {
+            main_first(&mut track);
+            track
+        });
+        let faces = self.faces.map(|(_, mut track)| {
+            if let Some(bodies) = &bodies {
+                main_face(&mut track, bodies);
+            }
+            track
+        });
+        (bodies, faces, self.scenes.map(Watch::finish))
+    }
 }
 
 /// The id of the main person of a track in which people are beside each other: who fills most of the picture over the whole clip.

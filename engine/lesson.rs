@@ -42,8 +42,9 @@ pub struct Request {
     pub clip: Arc<Clip>,
     /// A teacher's clip: the measures become differences.
     pub reference: Option<Arc<Clip>>,
-    /// What is said in the learner's clip, where that is known already: speech is not written down again.
-    pub speech_track: Option<Arc<Transcript>>,
+    /// What was perceived of the learner's clip already, while it was made: speech, pose, face and scene that are here are not perceived
+    /// again, and their duration counts beside the clip's.
+    pub known: Arc<Tracks>,
     /// Language of the feedback.
     pub language: Language,
     /// Who phrases the points.
@@ -78,7 +79,7 @@ impl Request {
             lab,
             clip: Arc::new(clip),
             reference: None,
-            speech_track: None,
+            known: Arc::default(),
             language,
             voice,
             speech: None,
@@ -91,7 +92,7 @@ impl Request {
     /// A lesson in English on what was listened to while it was spoken ([`Engine::listen`]): its speech is ready.
     pub fn heard(lab: Lab, heard: Heard) -> Self {
         let clip = Clip { pcm: heard.pcm, ..Clip::default() };
-        Self { speech_track: Some(Arc::new(heard.transcript)), ..Self::new(lab, clip) }
+        Self { known: Arc::new(Tracks { speech: Some(heard.transcript), ..Tracks::default() }), ..Self::new(lab, clip) }
     }
 
     /// Ids of the models that the lesson runs, those given as files left out.
@@ -106,7 +107,7 @@ impl Request {
     }
 
     /// The tracks that the lab looks at.
-    fn wanted(&self) -> Wanted {
+    pub(crate) fn wanted(&self) -> Wanted {
         let (sound, sight) = match self.lab {
             Lab::Speech => (true, false),
             Lab::Dance => (false, true),
@@ -127,8 +128,13 @@ impl Request {
 
     /// The same without what is known already.
     fn wanted_of_learner(&self) -> Wanted {
-        let wanted = self.wanted();
-        Wanted { speech: wanted.speech && self.speech_track.is_none(), ..wanted }
+        let (wanted, known) = (self.wanted(), &self.known);
+        Wanted {
+            speech: wanted.speech && known.speech.is_none(),
+            pose: wanted.pose && known.pose.is_none(),
+            face: wanted.face && known.face.is_none(),
+            ..wanted
+        }
     }
 }
 
@@ -175,8 +181,13 @@ impl Engine {
     /// Begins a lesson. The events are `features`, `score`..., then for each point its `token`s and the `point`, then `done`; an
     /// error ends them.
     pub fn coach(&self, request: Request) -> EventStream {
+        self.coach_until(request, Arc::default())
+    }
+
+    /// As [`Engine::coach`]; the lesson ends soon after `cancel` is set as well.
+    pub fn coach_until(&self, request: Request, cancel: Arc<AtomicBool>) -> EventStream {
         let (sender, events) = sync_channel(WAITING);
-        let (cancel, kept) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let kept = Arc::default();
         let run =
             Run { engine: self.clone(), request, sender, cancel: cancel.clone(), kept: Arc::clone(&kept), clock: Clock::new() };
         std::thread::spawn(move || {
@@ -284,12 +295,16 @@ impl Run {
     }
 
     fn perceive_learner(&self) -> Result<Tracks> {
-        let request = &self.request;
+        let (request, wanted, known) = (&self.request, self.request.wanted(), &self.request.known);
         let mut tracks = self.engine.perceive(&request.clip, &request.wanted_of_learner(), &self.cancel)?;
-        if let Some(speech) = request.speech_track.as_ref().filter(|_| request.wanted().speech) {
-            tracks.speech = Some(Transcript::clone(speech));
+        tracks.duration = tracks.duration.max(known.duration);
+        if let Some(speech) = known.speech.as_ref().filter(|_| wanted.speech) {
             tracks.pronunciation = self.pronounced(speech)?;
+            tracks.speech = Some(speech.clone());
         }
+        tracks.pose = tracks.pose.or_else(|| known.pose.clone().filter(|_| wanted.pose));
+        tracks.face = tracks.face.or_else(|| known.face.clone().filter(|_| wanted.face));
+        tracks.scene = tracks.scene.or_else(|| known.scene.clone());
         Ok(tracks)
     }
 
@@ -389,7 +404,7 @@ fn route(engine: &Engine, request: &Request) -> Result<(Option<String>, String)>
             let asked = router::Request {
                 task: Task::Lesson,
                 prompt_tokens: CONTEXT,
-                has_vision: !request.clip.frames.is_empty(),
+                has_vision: !request.clip.frames.is_empty() || request.known.pose.is_some() || request.known.face.is_some(),
                 has_audio: !request.clip.pcm.is_empty(),
                 points: coach::MAX_POINTS,
                 has_reference: request.reference.is_some(),

@@ -1,4 +1,5 @@
-//! Speech that is still being spoken: an [`Engine`] listens on a thread of its own while the caller records.
+//! Speech that is still being spoken: an [`Engine`] listens on a thread of its own while the caller records. Pictures are looked at
+//! ([`Engine::watch`]) and pitch is followed ([`Pitch`]) in the same way.
 //!
 //! ```no_run
 //! use dreamseed::live::{Event, Listening};
@@ -19,6 +20,9 @@
 //! # }
 //! ```
 
+mod pitch;
+mod sight;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +32,9 @@ use std::thread::JoinHandle;
 use dreamseed_models::whisper::{self, Transcript, Whisper};
 
 pub use dreamseed_models::whisper::stream::{Event, Options as Timing};
+
+pub use pitch::{Curve, Pitch};
+pub use sight::{Look, Sight, Watched};
 
 use crate::media::SAMPLE_RATE;
 use crate::session::Engine;

@@ -514,15 +514,13 @@ impl Engine {
         };
         let pose = (wanted.pose && sight).then(bodies).transpose()?;
         let face = (wanted.face && sight).then(|| self.face()).transpose()?;
-        // letters that belong to one language name it: short Korean is else taken for others
-        let named = clip.text.as_deref().and_then(whisper::language_of);
-        let language = named.filter(|code| speech.as_ref().is_some_and(|s| s.languages().any(|known| known == *code)));
+        let language = speech.as_ref().and_then(|speech| language_of(speech, clip.text.as_deref()));
         let vision = wanted.vision_model.as_deref().filter(|_| sight).map(|m| self.vision(Some(m))).transpose()?;
         let perception = Perception {
             speech: speech.as_deref(),
             speech_options: whisper::Options {
                 word_timestamps: true,
-                language: language.map(str::to_owned),
+                language,
                 vad: self.config().speech.vad,
                 windows: self.config().speech.windows.into(),
                 ..whisper::Options::default()
@@ -538,6 +536,12 @@ impl Engine {
         };
         extract::extract(&self.inner.pool, clip, &perception, cancel)
     }
+}
+
+/// The language that a text's letters name, where the model knows it: short Korean is else taken for others.
+pub(crate) fn language_of(speech: &Whisper, text: Option<&str>) -> Option<String> {
+    let named = text.and_then(whisper::language_of)?;
+    speech.languages().any(|known| known == named).then(|| named.to_owned())
 }
 
 /// Which tracks of a clip are wanted, and by which models.

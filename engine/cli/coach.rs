@@ -14,6 +14,7 @@ use super::{ClipArgs, emit, emit_json, engine, listen, note};
 use crate::coach::events::{Done, Event, Features, Said, Source};
 use crate::coach::{Lab, Language, PointKind, Score};
 use crate::config::Config;
+use crate::extract::Tracks;
 use crate::lesson::{EventStream, Request, Voice};
 use crate::live::{Heard, Listening};
 use crate::{Engine, Error, Result, demo, media, render};
@@ -110,7 +111,7 @@ impl CoachArgs {
             true => demo::open(engine)?,
             false if self.is_live() => {
                 let heard = self.listen(engine)?;
-                request.speech_track = Some(Arc::new(heard.transcript));
+                request.known = Arc::new(Tracks { speech: Some(heard.transcript), ..Tracks::default() });
                 media::Clip { pcm: heard.pcm, ..self.pictures(engine)? }
             }
             false => self.clip.open(engine)?,

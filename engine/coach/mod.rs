@@ -65,10 +65,15 @@ pub enum Lab {
 impl Lab {
     /// Where none is named: speech for sound alone, dance for pictures alone, drama for both.
     pub fn for_clip(clip: &Clip) -> Self {
-        match (clip.pcm.is_empty(), clip.frames.is_empty()) {
-            (false, true) => Self::Speech,
-            (true, _) => Self::Dance,
-            (false, false) => Self::Drama,
+        Self::of(!clip.pcm.is_empty(), !clip.frames.is_empty())
+    }
+
+    /// The same of whether there is sound, and whether there are pictures.
+    pub(crate) fn of(sound: bool, sight: bool) -> Self {
+        match (sound, sight) {
+            (true, false) => Self::Speech,
+            (false, _) => Self::Dance,
+            (true, true) => Self::Drama,
         }
     }
 }

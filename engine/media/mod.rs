@@ -123,6 +123,18 @@ pub fn open_picture(path: &Path, limits: &Limits) -> Result<Frame> {
     }
 }
 
+/// Decodes a picture in memory, of an animation the first, scaled down to [`Limits::max_side`].
+pub fn decode_picture(bytes: &[u8], limits: &Limits) -> Result<Frame> {
+    limits.check()?;
+    let name = Path::new("picture");
+    if bytes.len() as u64 > limits.max_bytes {
+        return Err(problem(name, format!("it has {} bytes; at most {} are allowed", bytes.len(), limits.max_bytes)));
+    }
+    let frame = guarded(name, || picture::decode_still(name, bytes, limits))?;
+    let size = limits.fit(name, (frame.width, frame.height), 1)?;
+    Ok(picture::scaled(frame, size))
+}
+
 /// Opens the sound of a sound or video file: mono at 16 kHz, never empty.
 pub fn open_audio(path: &Path, limits: &Limits) -> Result<Vec<f32>> {
     limits.check()?;

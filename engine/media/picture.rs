@@ -10,7 +10,11 @@ use image::{
     codecs::{gif::GifDecoder, png::PngDecoder, webp::WebPDecoder},
     metadata::Orientation,
 };
-use std::{fs::File, io::BufReader, path::Path};
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Cursor, Seek},
+    path::Path,
+};
 
 type Reader = BufReader<File>;
 
@@ -43,6 +47,12 @@ pub(super) fn open_still(path: &Path, limits: &Limits) -> Result<Frame> {
     still(path, limited(path, limits, decoder)?)
 }
 
+/// As [`open_still`], of a picture in memory that is called `name` in errors.
+pub(super) fn decode_still(name: &Path, bytes: &[u8], limits: &Limits) -> Result<Frame> {
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(refused(name))?;
+    still(name, limited(name, limits, known(name, reader)?.into_decoder().map_err(broken(name))?)?)
+}
+
 /// Width and height as stored, and upright; reads the header alone.
 pub(super) fn size(path: &Path, limits: &Limits) -> Result<(u32, u32)> {
     let mut decoder = limited(path, limits, reader(path)?.into_decoder().map_err(broken(path))?)?;
@@ -71,7 +81,11 @@ pub(super) fn scaled(frame: Frame, (width, height): (u32, u32)) -> Frame {
 
 fn reader(path: &Path) -> Result<ImageReader<Reader>> {
     let file = File::open(path).map_err(refused(path))?;
-    let reader = ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(refused(path))?;
+    known(path, ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(refused(path))?)
+}
+
+/// Refuses other formats than those that are read here.
+fn known<R: BufRead + Seek>(path: &Path, reader: ImageReader<R>) -> Result<ImageReader<R>> {
     match reader.format() {
         Some(ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::Gif | ImageFormat::WebP) => Ok(reader),
         _ => Err(problem(path, "it is not a picture that is read here (png, jpeg, webp, gif)")),

@@ -118,6 +118,9 @@ impl Day {
 
 /// Seconds.
 const DAY: u64 = 86_400;
+/// What stands before a key among the protocols of a WebSocket: a browser's page cannot set headers of one, and an address, which ends in
+/// logs, is no place for a key.
+const KEY_PROTOCOL: &str = "dreamseed.key.";
 
 /// The keys that are known; none: everybody may ask for everything.
 #[derive(Default)]
@@ -199,16 +202,23 @@ fn opens(scopes: &[Scope], scope: Scope) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::FORBIDDEN, "scope", format!("this key does not open {}", name(scope))))
 }
 
-/// What comes after `Bearer` in the header of a request.
+/// What comes after `Bearer` in the header of a request, or after [`KEY_PROTOCOL`] among the protocols of a WebSocket.
 ///
 /// # Errors
 /// 401 where there is nothing.
 fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     let given = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| v.split_once(' '));
-    given.filter(|(kind, _)| kind.eq_ignore_ascii_case("bearer")).map(|(_, key)| key.trim()).ok_or_else(|| {
+    let key = given.filter(|(kind, _)| kind.eq_ignore_ascii_case("bearer")).map(|(_, key)| key.trim());
+    key.or_else(|| protocols(headers).find_map(|name| name.strip_prefix(KEY_PROTOCOL))).ok_or_else(|| {
         let message = "an API key is needed: send the header `Authorization: Bearer KEY`";
         Problem::new(StatusCode::UNAUTHORIZED, "missing_api_key", message)
     })
+}
+
+/// Names that a WebSocket's client offers to speak.
+fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let all = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|v| v.to_str().ok());
+    all.flat_map(|v| v.split(',')).map(str::trim)
 }
 
 /// Lets a request through to its route where its key, or its token, opens `scope`.
@@ -330,6 +340,18 @@ mod tests {
         let refused = keys.admit(&key, Scope::Chat).err().unwrap();
         assert_eq!((refused.status.as_u16(), refused.code), (429, "rate_limit"));
         assert!((1..=31).contains(&refused.retry_after.unwrap()));
+    }
+
+    #[test]
+    fn a_websocket_brings_its_key_as_a_protocol() {
+        let offers = |text: &str| HeaderMap::from_iter([(header::SEC_WEBSOCKET_PROTOCOL, text.parse().unwrap())]);
+        assert_eq!(bearer(&offers("dreamseed.v1, dreamseed.key.ds-abc_-1")).unwrap(), "ds-abc_-1");
+        let mut both = offers("dreamseed.key.ds-abc");
+        both.insert(header::AUTHORIZATION, "Bearer ds-of-the-header".parse().unwrap());
+        assert_eq!(bearer(&both).unwrap(), "ds-of-the-header");
+        for none in ["dreamseed.v1", "dreamseed.keyds-abc", ","] {
+            assert_eq!(bearer(&offers(none)).err().unwrap().code, "missing_api_key");
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub mod keys;
 mod metrics;
 mod models;
 mod openai;
+mod page;
+mod realtime;
 mod senses;
 mod settings;
 mod upload;
@@ -240,7 +242,8 @@ fn routes(server: &Shared, settings: &Serve) -> Router {
     let (routes, document) = OpenApiRouter::with_openapi(Document::openapi())
         .merge(scoped(Scope::Chat, text))
         .merge(scoped(Scope::Speech, speech))
-        .merge(scoped(Scope::Coach, OpenApiRouter::new().routes(routes!(coach::coach))))
+        .merge(scoped(Scope::Coach, OpenApiRouter::new().routes(routes!(coach::coach)).routes(routes!(realtime::realtime))))
+        .merge(page::routes())
         .merge(scoped(Scope::Senses, senses))
         .merge(scoped(Scope::Admin, OpenApiRouter::new().routes(routes!(models::reload))))
         .merge(scoped(Scope::Metrics, OpenApiRouter::new().route("/metrics", get(page_of_metrics))))

@@ -1,6 +1,8 @@
 //! What the whole-program tests share.
 #![allow(dead_code)] // each test file uses a part of it
 
+pub(crate) mod server;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
