@@ -106,6 +106,7 @@ pub fn run(engine: Engine) -> Result<()> {
                        serve.keys, or set serve.open = true";
         return Err(Error::Usage(format!("serve.listen = {address}: {problem}")));
     }
+    allow_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2) // they only pass things on; work that computes has threads of its own
         .max_blocking_threads(4 * settings.requests + 64)
@@ -120,6 +121,15 @@ pub fn run(engine: Engine) -> Result<()> {
     });
     runtime.shutdown_timeout(Duration::from_secs(2)); // what was cut off hears of it by its flag
     outcome
+}
+
+/// As many open files as the system lets the process have: each connection is one, and the usual bound is 1,024.
+fn allow_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!("the bound of {:?} open files stays: {e}", limit.current);
+    }
 }
 
 /// Serves on `listener` until `stop` is complete.
