@@ -37,10 +37,27 @@ const SPREAD: Measures =
 
 /// Least probability of an answer: an error costs 1, an "unsure" 0.4.
 const SURE: f32 = 0.6;
-/// Flattens the net's probabilities.
-const TEMPERATURE: f32 = 2.0;
-/// Probability that the net leaves to what it does not see: it alone cannot rule out what the shape shows.
-const FLOOR: f32 = 0.05;
+
+/// How shape and net are weighed. The default is fitted (tests/faces).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Weighing {
+    /// Multiplies the shape's sums before their softmax.
+    pub slope: f32,
+    /// Added to the shape's sum for a smile.
+    pub smile: f32,
+    /// Added to the shape's sum for surprise.
+    pub surprise: f32,
+    /// Flattens the net's probabilities.
+    pub temperature: f32,
+    /// Probability that the net leaves to what it does not see: it alone cannot rule out what the shape shows.
+    pub floor: f32,
+}
+
+impl Default for Weighing {
+    fn default() -> Self {
+        Self { slope: 1.0, smile: 0.0, surprise: 0.0, temperature: 2.0, floor: 0.05 }
+    }
+}
 
 impl Measures {
     fn each(&self, other: &Self, f: impl Fn(f32, f32) -> f32) -> Self {
@@ -62,7 +79,7 @@ impl Measures {
     }
 
     /// Probabilities of smile, surprise, neutral and the rest from the shape alone: a softmax over sums of steps.
-    fn shape(&self) -> [f32; 4] {
+    fn shape(&self, by: &Weighing) -> [f32; 4] {
         let m = self;
         let lift = (m.corner_lift - 0.025) / 0.03;
         let smile = 2.0 * lift + (m.mouth_width - 0.65) / 0.05;
@@ -72,7 +89,8 @@ impl Measures {
         let neutral =
             2.5 - moved - (m.corner_lift - REST.corner_lift).abs() / 0.03 - (m.brow_raise - REST.brow_raise).abs() / 0.04;
         let rest = ((0.27 - m.brow_gap) / 0.02).clamp(0.0, 2.0) - 1.0;
-        softmax([smile, surprise, neutral, rest].map(|v| v.clamp(-4.0, 4.0)))
+        let [smile, surprise, neutral, rest] = [smile, surprise, neutral, rest].map(|v| v.clamp(-4.0, 4.0) * by.slope);
+        softmax([smile + by.smile, surprise + by.surprise, neutral, rest])
     }
 }
 
@@ -101,25 +119,32 @@ const GROUP: [usize; EXPRESSIONS.len()] = [3, 3, 3, 0, 3, 1, 2];
 /// Judges by the shape, the net's probabilities (in the order of [`EXPRESSIONS`]), or both. `None` with neither, or what is not
 /// finite. The rest is shared out as the net has it.
 pub fn judge(shape: Option<&Measures>, net: Option<&[f32; 7]>) -> Option<Judgement> {
-    let net = net.filter(|n| n.iter().all(|v| v.is_finite() && *v >= 0.0));
-    let groups = shape.map(|m| m.shape()).filter(|p| p.iter().all(|v| v.is_finite()));
-    let together = |n: &[f32; 7], floor: f32| {
-        let mut p = [0.0; 4];
-        n.iter().zip(GROUP).for_each(|(v, g)| p[g] += v);
-        normal(p.map(|v| v + floor))
-    };
-    let p = match (groups, net) {
-        (Some(shape), Some(net)) => {
-            let net = together(&normal(net.map(|p| p.powf(1.0 / TEMPERATURE))), FLOOR);
-            normal([0, 1, 2, 3].map(|i| shape[i] * net[i]))
-        }
-        (Some(shape), None) => shape,
-        (None, net) => together(net?, 0.0),
-    };
-    let within = net.copied().unwrap_or([1.0; 7]);
-    let rest: f32 = within.iter().zip(GROUP).filter(|(_, g)| *g == 3).map(|(v, _)| v).sum::<f32>().max(1e-9);
-    let expression = std::array::from_fn(|i| if GROUP[i] == 3 { p[3] * within[i] / rest } else { p[GROUP[i]] });
-    Some(Judgement { expression: normal(expression), unsure: p.iter().all(|v| *v < SURE) })
+    Weighing::default().judge(shape, net)
+}
+
+impl Weighing {
+    /// As [`judge`], by this weighing.
+    pub fn judge(&self, shape: Option<&Measures>, net: Option<&[f32; 7]>) -> Option<Judgement> {
+        let net = net.filter(|n| n.iter().all(|v| v.is_finite() && *v >= 0.0));
+        let groups = shape.map(|m| m.shape(self)).filter(|p| p.iter().all(|v| v.is_finite()));
+        let together = |n: &[f32; 7], floor: f32| {
+            let mut p = [0.0; 4];
+            n.iter().zip(GROUP).for_each(|(v, g)| p[g] += v);
+            normal(p.map(|v| v + floor))
+        };
+        let p = match (groups, net) {
+            (Some(shape), Some(net)) => {
+                let net = together(&normal(net.map(|p| p.powf(1.0 / self.temperature))), self.floor);
+                normal([0, 1, 2, 3].map(|i| shape[i] * net[i]))
+            }
+            (Some(shape), None) => shape,
+            (None, net) => together(net?, 0.0),
+        };
+        let within = net.copied().unwrap_or([1.0; 7]);
+        let rest: f32 = within.iter().zip(GROUP).filter(|(_, g)| *g == 3).map(|(v, _)| v).sum::<f32>().max(1e-9);
+        let expression = std::array::from_fn(|i| if GROUP[i] == 3 { p[3] * within[i] / rest } else { p[GROUP[i]] });
+        Some(Judgement { expression: normal(expression), unsure: p.iter().all(|v| *v < SURE) })
+    }
 }
 
 #[cfg(test)]
