@@ -207,7 +207,7 @@ fn warped_expressions_are_told_apart() {
 
 /// What the constants of the weighing were taken from.
 #[test]
-#[ignore = "half a minute; prints the fit"]
+#[ignore = "minutes; prints the fit"]
 fn the_weighing_is_fitted() {
     let Some(people) = people() else { return };
     let (all, lost) = samples(&people, &HARMS);
