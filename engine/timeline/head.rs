@@ -82,7 +82,7 @@ fn measures(o: &Observed<Face>, f: &Face, head: &HeadPose) -> Option<Measures> {
         let (a, b) = (point(o, f, a)?, point(o, f, b)?);
         Some([0, 1, 2].map(|i| (a[i] + b[i]) / 2.0))
     };
-    let lift = dot(minus(middle(13, 14)?, middle(61, 291)?), down);
+    let lift = dot(minus(point(o, f, 2)?, middle(61, 291)?), down);
     let brows = (brow(o, f, 105, 33, 133)? + brow(o, f, 334, 263, 362)?) / 2.0;
     let eyes = (eye(o, f, [33, 133, 159, 145])? + eye(o, f, [263, 362, 386, 374])?) / 2.0;
     let over = |length: f64| Some(over_eyes(o, f, length)? as f32);
@@ -162,6 +162,7 @@ mod tests {
             put(if side < 0.0 { 55 } else { 285 }, [14.0 * side, -25.0, -20.0]);
             put(if side < 0.0 { 61 } else { 291 }, [30.0 * side, 60.0 + mouth / 2.0, -25.0]);
         }
+        put(2, [0.0, 40.0, -40.0]);
         put(13, [0.0, 60.0, -35.0]);
         put(14, [0.0, 60.0 + mouth, -35.0]);
         let found = vec![Face { score: 1.0, mesh, expression: Some([0.0, 0.0, 0.0, 0.2, 0.0, 0.0, 0.8]), ..Face::default() }];
@@ -188,7 +189,7 @@ mod tests {
             near("face.brow_raise", 0.25);
             near("face.eye_open", 1.0 / 3.0);
             near("face.mouth_width", 0.6);
-            near("face.corner_lift", 0.0);
+            near("face.corner_lift", -0.25);
             near("face.brow_gap", 0.28);
             near("face.unsure", 0.0);
             let rest: f64 = EXPRESSIONS[..6].iter().map(|e| get(&format!("face.{e}"))).sum();
