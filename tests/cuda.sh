@@ -61,7 +61,7 @@ for fault in cuGraphLaunch:9:700 cuMemcpyDtoHAsync_v2:5:1 ${all:+cuMemAlloc_v2:3
   echo "=== $fault, texts at once"
   DREAMSEED_DRIVER_FAULT=$fault ignored llm::tests::cuda::a_fault_fails_only_those_whom_it_met
 done
-for fault in cuMemAlloc_v2:70:2 cuLaunchKernel:25:700 ${all:+cuMemAlloc_v2:3:2 cuMemAlloc_v2:140:2 cuMemcpyHtoDAsync_v2:60:1 \
+for fault in cuMemAlloc_v2:70:2 cuLaunchKernel:25:700 cuGraphLaunch:3:700 ${all:+cuGraphInstantiateWithFlags:1:1 cuMemAlloc_v2:3:2 cuMemAlloc_v2:140:2 cuMemcpyHtoDAsync_v2:60:1 \
   cuLaunchKernel:9:1 cuLaunchKernel:90:1 cuStreamSynchronize:130:700 cuMemcpyDtoHAsync_v2:1:700 cuMemcpyDtoHAsync_v2:4:1}; do
   echo "=== $fault, Whisper"
   DREAMSEED_DRIVER_FAULT=$fault whisper a_fault_fails_what_met_it_and_leaves_nothing_behind
