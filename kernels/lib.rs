@@ -38,6 +38,7 @@ pub mod matrix;
 mod memory;
 pub mod pool;
 pub mod quant;
+pub mod random;
 pub mod simd;
 
 pub use cpu::attention::{AttentionPlan, Dense, Paged, Span, attention_dense, attention_dense_bf16, attention_paged};

@@ -61,7 +61,7 @@ for fault in cuGraphLaunch:9:700 cuMemcpyDtoHAsync_v2:5:1 ${all:+cuMemAlloc_v2:3
   echo "=== $fault, texts at once"
   DREAMSEED_DRIVER_FAULT=$fault ignored llm::tests::cuda::a_fault_fails_only_those_whom_it_met
 done
-for fault in cuMemAlloc_v2:70:2 cuLaunchKernel:25:700 ${all:+cuMemAlloc_v2:3:2 cuMemAlloc_v2:140:2 cuMemcpyHtoDAsync_v2:60:1 \
+for fault in cuMemAlloc_v2:70:2 cuLaunchKernel:25:700 cuGraphLaunch:3:700 ${all:+cuGraphInstantiateWithFlags:1:1 cuMemAlloc_v2:3:2 cuMemAlloc_v2:140:2 cuMemcpyHtoDAsync_v2:60:1 \
   cuLaunchKernel:9:1 cuLaunchKernel:90:1 cuStreamSynchronize:130:700 cuMemcpyDtoHAsync_v2:1:700 cuMemcpyDtoHAsync_v2:4:1}; do
   echo "=== $fault, Whisper"
   DREAMSEED_DRIVER_FAULT=$fault whisper a_fault_fails_what_met_it_and_leaves_nothing_behind
@@ -74,6 +74,12 @@ done
 echo "=== a lost second GPU, texts at once"
 FAKECUDA_DEVICES=2 DREAMSEED_DRIVER_FAULT=cuGraphLaunch@1:5:700 \
   ignored llm::tests::cuda::a_lost_second_gpu_is_told_to_all_and_leaves_nothing_behind
+echo "=== what a step copies"
+copies=$(mktemp)
+trap 'rm -f "$copies"' EXIT
+for devices in 1 2; do
+  FAKECUDA_DEVICES=$devices DREAMSEED_DRIVER_COPIES=$copies models steps::a_step_that_goes_on_is_told_nothing_and_tells_its_tokens
+done
 echo "=== GPUs of little memory"
 FAKECUDA_DEVICES=3 DREAMSEED_DRIVER_MEMORY=150000000 ignored llm::tests::cuda::a_model_takes_as_many_gpus_as_it_needs
 DREAMSEED_DRIVER_MEMORY=136400000 ignored llm::tests::cuda::a_session_takes_the_positions_that_there_are

@@ -329,7 +329,7 @@ impl Passes {
 fn choice(draw: &Draw) -> dreamseed_kernels::cuda::Choice {
     let s = &draw.sampling;
     dreamseed_kernels::cuda::Choice {
-        uniform: draw.uniform,
+        random: draw.random,
         temperature: s.temperature,
         top_p: s.top_p,
         ln_min_p: s.min_p.ln(), // of 0: all

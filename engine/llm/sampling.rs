@@ -5,6 +5,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use dreamseed_kernels::random::{self, uniform};
+
 use super::Mask;
 use crate::{Error, Result};
 
@@ -82,8 +84,8 @@ impl Sampling {
 pub(super) struct Draw {
     /// How.
     pub(super) sampling: Sampling,
-    /// 0 up to 1.
-    pub(super) uniform: f64,
+    /// The state of the sequence's random numbers before it.
+    pub(super) random: u64,
 }
 
 /// What a row of a pass gave: its logits, or the token that was chosen by them where they are.
@@ -145,8 +147,8 @@ impl Sampler {
         if self.sampling.penalizes() {
             return None;
         }
-        let mut random = self.random.wrapping_add((ahead as u64).wrapping_mul(GOLDEN));
-        Some(Draw { sampling: self.sampling, uniform: uniform(&mut random) })
+        let drawn = if self.sampling.temperature > 0.0 { (ahead as u64).wrapping_mul(random::STEP) } else { 0 };
+        Some(Draw { sampling: self.sampling, random: self.random.wrapping_add(drawn) })
     }
 
     /// The next token: that which was chosen by what [`Sampler::draw`] said, or by the row's logits.
@@ -246,18 +248,6 @@ impl Sampler {
         rest[..n].sort_unstable_by(descending);
         to
     }
-}
-
-/// What SplitMix64 adds for each number.
-const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
-
-/// 0 up to 1 (SplitMix64, Steele et al. 2014).
-fn uniform(random: &mut u64) -> f64 {
-    *random = random.wrapping_add(GOLDEN);
-    let mut z = *random;
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 fn best(candidates: impl Iterator<Item = (f32, u32)>) -> Option<u32> {
@@ -391,13 +381,16 @@ mod tests {
     #[test]
     fn draws_are_known_ahead() {
         let mut sampler = Sampler::new(ALL).unwrap();
-        let ahead: Vec<f64> = (0..5).map(|i| sampler.draw(i).unwrap().uniform).collect();
+        let ahead: Vec<u64> = (0..5).map(|i| sampler.draw(i).unwrap().random).collect();
         for want in ahead {
-            let mut random = sampler.random;
-            assert_eq!(uniform(&mut random), want);
+            assert_eq!(sampler.random, want);
+            let mut drawn = want;
+            uniform(&mut drawn);
             assert_eq!(sampler.take(Row::Chosen(Some(3), -1.0)), Some(3));
-            assert_eq!(sampler.random, random);
+            assert_eq!(sampler.random, drawn);
         }
+        let greedy = Sampler::new(Sampling { temperature: 0.0, ..ALL }).unwrap();
+        assert_eq!(greedy.draw(3), greedy.draw(0), "it draws nothing");
         assert_eq!(Sampler::new(Sampling { presence_penalty: 1.0, ..ALL }).unwrap().draw(0), None);
     }
 

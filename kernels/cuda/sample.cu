@@ -8,7 +8,7 @@
 using u64 = unsigned long long;
 
 struct Choice {
-    double uniform;     // 0 up to 1
+    u64 random;         // state of the random numbers before the draw
     float temperature;  // 0: the best
     float top_p;        // 1: all
     float ln_min_p;     // -infinity: all
@@ -18,6 +18,29 @@ struct Choice {
 struct Chosen {
     int token;      // -1: no logit is a finite number
     float logprob;  // natural, of all candidates at temperature 1
+};
+
+// Random numbers as random.rs has them: what a state grows by, and the number of a grown one, from 0 up to 1.
+constexpr u64 STEP = 0x9E3779B97F4A7C15;
+
+__device__ __forceinline__ double uniform(u64 z) {
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9;
+    z = (z ^ z >> 27) * 0x94D049BB133111EB;
+    return ((z ^ z >> 31) >> 11) * 0x1p-53;
+}
+
+// The rows of a pass, (4, most): tokens, positions, rows of the tables of turns; and how their tokens are chosen.
+struct Steps {
+    int* inputs; // null: they stay
+    int most;
+    Choice* choices;
+
+    // Row i becomes the row that goes on from it, where it is not empty.
+    __device__ __forceinline__ void go_on(int i, int token) const {
+        if (!inputs || inputs[most + i] < 0) return;
+        inputs[i] = token, inputs[most + i]++, inputs[2 * most + i]++;
+        if (choices[i].temperature > 0.0f) choices[i].random += STEP;
+    }
 };
 
 // Candidates above a key, and so many of those on it, the first ones.
@@ -199,17 +222,21 @@ __device__ int draw(const float* x, int n, float max, const Choice& c, Shared& s
     }
     const Weight weight = {max, c.temperature};
     const u64 all = total(x, n, kept, weight, s);
-    const u64 drawn = (u64)(c.uniform * all) + 1, goal = drawn < all ? drawn : all;
+    const u64 drawn = (u64)(uniform(c.random + STEP) * all) + 1, goal = drawn < all ? drawn : all;
     if (c.top_k <= 0 && c.top_p >= 1.0f) return place(x, n, From{weight, kept.key}, goal, s);
     const Cut last = reach(x, n, max, kept, weight, goal, s);
     return place(x, n, On{last.key}, last.ties, s);
 }
 
-// Grid (m), logits (m, n).
-extern "C" __global__ void __launch_bounds__(512, 1) choose(const float* x, int n, const Choice* choices, Chosen* chosen) {
+// Tokens of rows, after which the rows go on by them. Grid (m), logits (m, n).
+extern "C" __global__ void __launch_bounds__(512, 1) choose(const float* x, int n, Choice* choices, Chosen* chosen, int* inputs, int most) {
     __shared__ Shared s;
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
     const Choice c = choices[blockIdx.x];
+    const auto give = [&](Chosen got) { // by one thread, after all have read the choice
+        chosen[blockIdx.x] = got;
+        Steps{inputs, most, choices}.go_on(blockIdx.x, got.token);
+    };
     x += (size_t)blockIdx.x * n;
     float max = -INFINITY;
     int at = n;
@@ -230,7 +257,7 @@ extern "C" __global__ void __launch_bounds__(512, 1) choose(const float* x, int 
     at = lane < warps ? s.places[lane] : n;
     reduce();
     if (at == n) { // known to all threads alike
-        if (threadIdx.x == 0) chosen[blockIdx.x] = {-1, 0.0f};
+        if (threadIdx.x == 0) give({-1, 0.0f});
         return;
     }
     float sum = 0.0f;
@@ -238,5 +265,5 @@ extern "C" __global__ void __launch_bounds__(512, 1) choose(const float* x, int 
         if (counts(x[i])) sum += expf(x[i] - max);
     sum = block_sum(sum, s.floats);
     const int token = c.temperature > 0.0f ? draw(x, n, max, c, s) : at;
-    if (threadIdx.x == 0) chosen[blockIdx.x] = {token, x[token] - max - logf(sum)};
+    if (threadIdx.x == 0) give({token, x[token] - max - logf(sum)});
 }

@@ -7,6 +7,7 @@ mod transformer;
 use super::*;
 use crate::linear::tests::noise;
 use crate::quant::dequantize;
+use crate::random::{tests::before, uniform};
 use crate::{Activation, BlockType};
 
 /// The device of the tests.
@@ -151,30 +152,46 @@ fn products_agree_with_f64_for_every_block_type() {
     }
 }
 
+/// In one launch, whatever the types of the two: of one row its norm too.
 #[test]
-fn the_gate_is_activated_multiplied_and_quantized() {
+fn the_gate_is_activated_multiplied_and_quantized_for_every_block_type() {
     let Some(device) = device() else { return };
-    let (hidden, k) = (96, 64);
-    for (rows, activation) in [(1, Activation::Silu), (2, Activation::GeluTanh), (8, Activation::Silu)] {
-        let ((gate, wg), (up, wu)) = (weights(BlockType::Q4_0, hidden, k, 8), weights(BlockType::Q5_1, hidden, k, 9));
-        let x = noise(10, rows * k);
-        let (dx, ones) = (device.upload(&x).unwrap(), device.upload(&vec![1.0; k]).unwrap());
-        let (mut h, mut q) = (device.zeros(rows * k).unwrap(), Quantized::new(&device, rows, k).unwrap());
-        rms_norm(&device, rows, &dx, (&ones, 0.0), &mut h, Some(&mut q)).unwrap();
-        let a = DeviceMatrix::new(&device, BlockType::Q4_0, hidden, k, &gate).unwrap();
-        let b = DeviceMatrix::new(&device, BlockType::Q5_1, hidden, k, &up).unwrap();
-        let (mut out, mut out_q) = (device.zeros(rows * hidden).unwrap(), Quantized::new(&device, rows, hidden).unwrap());
-        let input = GemvInput::Plain { x: &h, quantized: Some(&q) };
-        let g = Gate { gate: (&a, None), up: (&b, None), activation, out: &mut out, quantized: Some(&mut out_q) };
-        gated(&device, rows, &input, g).unwrap();
-        let seen = rounded(&normed(&x, &vec![1.0; k], 0.0));
+    let (hidden, k) = (64, 256);
+    let others = BlockType::ALL.into_iter().cycle().skip(3);
+    for (i, (kind, other)) in BlockType::ALL.into_iter().zip(others).enumerate() {
+        let activation = [Activation::Silu, Activation::GeluTanh][i % 2];
         let act = |v: f64| crate::cpu::reference::activation(activation, v);
-        let want: Vec<f64> = product(&seen, &wg, k).into_iter().zip(product(&seen, &wu, k)).map(|(g, u)| act(g) * u).collect();
-        let got = read(&out, rows * hidden);
-        close("gate", &got, &want, 2e-4);
-        let (codes, scales) = (read(&out_q.q, rows * hidden), read(&out_q.scale, rows * hidden / 32));
-        let back: Vec<f32> = codes.iter().enumerate().map(|(i, &c)| f32::from(c) * scales[i / 32][0]).collect();
-        close("gate's codes", &back, &want, 0.5 / 127.0 + 1e-3);
+        let ((gate, wg), (up, wu)) = (weights(kind, hidden, k, 8), weights(other, hidden, k, 9));
+        let a = DeviceMatrix::new(&device, kind, hidden, k, &gate).unwrap();
+        let b = DeviceMatrix::new(&device, other, hidden, k, &up).unwrap();
+        let (bias, ones) = (noise(11, hidden), device.upload(&vec![1.0; k]).unwrap());
+        let bias_on = device.upload(&bias).unwrap();
+        for rows in [1, 2, 4, 8] {
+            let x = noise(10, rows * k);
+            let dx = device.upload(&x).unwrap();
+            let (mut h, mut q) = (device.zeros(rows * k).unwrap(), Quantized::new(&device, rows, k).unwrap());
+            rms_norm(&device, rows, &dx, (&ones, 0.0), &mut h, Some(&mut q)).unwrap();
+            let plain = normed(&x, &vec![1.0; k], 0.0);
+            let seen = |kind: BlockType| if kind.block().0 > 1 { rounded(&plain) } else { plain.clone() };
+            let gates = product(&seen(kind), &wg, k).into_iter().enumerate().map(|(i, g)| act(g + f64::from(bias[i % hidden])));
+            let want: Vec<f64> = gates.zip(product(&seen(other), &wu, k)).map(|(g, u)| g * u).collect();
+            let inputs = [
+                Some(GemvInput::Plain { x: &h, quantized: Some(&q) }),
+                (rows == 1).then_some(GemvInput::Normed { x: &dx, weight: &ones, eps: 0.0 }),
+            ];
+            for input in inputs.into_iter().flatten() {
+                let (mut out, mut out_q) =
+                    (device.zeros(rows * hidden).unwrap(), Quantized::new(&device, rows, hidden).unwrap());
+                let (gate, up) = ((&a, Some(&bias_on)), (&b, None));
+                let g = Gate { gate, up, activation, out: &mut out, quantized: Some(&mut out_q) };
+                gated(&device, rows, &input, g).unwrap();
+                let what = format!("{kind:?} and {other:?}, {rows} rows");
+                close(&what, &read(&out, rows * hidden), &want, 2e-4);
+                let (codes, scales) = (read(&out_q.q, rows * hidden), read(&out_q.scale, rows * hidden / 32));
+                let back: Vec<f32> = codes.iter().enumerate().map(|(i, &c)| f32::from(c) * scales[i / 32][0]).collect();
+                close(&format!("{what} in 8 bits"), &back, &want, 0.5 / 127.0 + 1e-3);
+            }
+        }
     }
 }
 
@@ -222,7 +239,8 @@ fn chosen_by_sorting(logits: &[f32], c: &Choice) -> i32 {
         all.truncate(kept);
     }
     all.retain(|l| l.0 >= best.0 + c.ln_min_p);
-    let mut left = c.uniform * all.iter().map(|l| mass(l.0, c.temperature)).sum::<f64>();
+    let mut random = c.random;
+    let mut left = uniform(&mut random) * all.iter().map(|l| mass(l.0, c.temperature)).sum::<f64>();
     let drawn = all.iter().find(|l| {
         left -= mass(l.0, c.temperature);
         left < 0.0
@@ -233,7 +251,7 @@ fn chosen_by_sorting(logits: &[f32], c: &Choice) -> i32 {
 #[test]
 fn tokens_are_chosen_as_by_sorting() {
     let Some(device) = device() else { return };
-    let all = Choice { uniform: 0.0, temperature: 1.0, top_p: 1.0, ln_min_p: f32::NEG_INFINITY, top_k: 0 };
+    let all = Choice { random: 0, temperature: 1.0, top_p: 1.0, ln_min_p: f32::NEG_INFINITY, top_k: 0 };
     let kinds = [
         Choice { temperature: 0.0, ..all },
         all,
@@ -269,11 +287,15 @@ fn tokens_are_chosen_as_by_sorting() {
             let choices: Vec<Choice> = kinds
                 .iter()
                 .zip(noise(900 + round, rows))
-                .map(|(c, u)| Choice { uniform: [f64::from(u.abs()), 0.0, 0.999_999][round as usize % 3], ..*c })
+                .map(|(c, u)| Choice {
+                    random: [u64::from(u.to_bits()), before(0), before(!0 / 1_000_000 * 999_999)][round as usize % 3],
+                    ..*c
+                })
                 .collect();
-            let (x, choices_on) = (device.upload(&logits).unwrap(), device.upload(&choices).unwrap());
+            let (x, mut choices_on) = (device.upload(&logits).unwrap(), device.upload(&choices).unwrap());
             let mut out = device.zeros(rows).unwrap();
-            choose(&device, rows, (&x, n), &choices_on, &mut out).unwrap();
+            choose(&device, rows, (&x, n), (&mut choices_on, &mut out), None).unwrap();
+            assert_eq!(read(&choices_on, rows), choices);
             for (r, (got, c)) in read(&out, rows).into_iter().zip(&choices).enumerate() {
                 let own = &logits[r * n..][..n];
                 assert_eq!(got.token, chosen_by_sorting(own, c), "{n} logits, round {round}, {c:?}");
@@ -286,6 +308,46 @@ fn tokens_are_chosen_as_by_sorting() {
             }
         }
     }
+}
+
+/// Step after step without a word from the host: greedy rows, drawn ones, one without a finite logit and an empty one.
+#[test]
+fn rows_go_on_by_what_was_chosen() {
+    let Some(device) = device() else { return };
+    let (n, rows, most) = (300, 6, 8);
+    let drawn = Choice { random: 7, temperature: 0.8, top_p: 1.0, ln_min_p: f32::NEG_INFINITY, top_k: 0 };
+    let greedy = Choice { temperature: 0.0, ..drawn };
+    let mut choices = [drawn, greedy, Choice { random: u64::MAX - 3, top_k: 20, ..drawn }, drawn, drawn, greedy];
+    let mut on = Rows::new(&device, most, 3, 1).unwrap();
+    let mut inputs: Vec<i32> = (0..4 * most as i32).map(|i| 5 * i).collect();
+    inputs[most + 3] = -1;
+    on.inputs.write(0, &inputs).unwrap();
+    let mut choices_on = device.upload(&choices).unwrap();
+    let mut out = device.zeros(rows).unwrap();
+    for step in 0..4 {
+        let mut logits = noise(40 + step, rows * n);
+        logits[4 * n..5 * n].fill(f32::NAN);
+        let x = device.upload(&logits).unwrap();
+        choose(&device, rows, (&x, n), (&mut choices_on, &mut out), Some(&mut on)).unwrap();
+        for (i, c) in choices.iter_mut().enumerate() {
+            let token = chosen_by_sorting(&logits[i * n..][..n], c);
+            assert_eq!(read(&out, rows)[i].token, token, "row {i}, step {step}");
+            if i != 3 {
+                inputs[i] = token;
+                inputs[most + i] += 1;
+                inputs[2 * most + i] += 1;
+                *c = c.after();
+            }
+        }
+        assert_eq!(read(&on.inputs, 4 * most), inputs, "step {step}");
+        assert_eq!(read(&choices_on, rows), choices, "step {step}");
+    }
+    let mut random = 7;
+    (0..4).for_each(|_| _ = uniform(&mut random));
+    assert_eq!((choices[0].random, choices[1].random, choices[3].random), (random, 7, 7));
+    let (mut few, x) = (Rows::new(&device, 2, 1, 1).unwrap(), device.zeros(rows * n).unwrap());
+    let refused = choose(&device, rows, (&x, n), (&mut choices_on, &mut out), Some(&mut few));
+    assert!(matches!(refused, Err(Error::Shape(_))));
 }
 
 #[test]

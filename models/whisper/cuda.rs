@@ -2,10 +2,12 @@
 //! and values in half precision. What is searched for (beams, samples, rules, times of words) is the processor's: a pass brings back the
 //! logits of the rows that want them, and of alignment heads what they look at.
 
+mod graphs;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dreamseed_kernels::{
     Activation, Pool,
@@ -15,6 +17,7 @@ use dreamseed_kernels::{
     },
 };
 
+use self::graphs::{Graphs, Launches};
 use super::attention::Hearing;
 use super::config::Config;
 use super::decoder::{DecoderState, Probe};
@@ -33,7 +36,8 @@ pub(super) struct Model {
     device: Device,
     weights: Weights<Device>,
     bank: MelBank,
-    quantized: bool, // some weights are
+    quantized: bool,    // some weights are
+    heard: AtomicUsize, // windows that have a number
 }
 
 /// Buffers of the encoder, with a stream of their own.
@@ -46,7 +50,10 @@ pub(super) struct Encoder {
 }
 
 /// Keys and values of one window of audio for each decoder layer.
-pub(super) struct Heard(Vec<Beams>);
+pub(super) struct Heard {
+    beams: Vec<Beams>, // (n_text_layer)
+    number: usize,     // of its own: graphs name it by that
+}
 
 /// Keys and values of sequences, and the buffers of a pass, with a stream of their own.
 pub(super) struct Sequences {
@@ -55,6 +62,7 @@ pub(super) struct Sequences {
     origins: Buffer<i32>, // (slots, capacity)
     pass: Pass,
     logits: Buffer<f32>, // (rows whose logits are computed, n_vocab)
+    graphs: Graphs,      // over these buffers
 }
 
 /// Buffers of a pass of so many rows.
@@ -109,7 +117,14 @@ impl Model {
         }
         let weights = store.weights_at(&config, How { place: device, pool, precision })?;
         let quantized = matrices(&weights).any(layers::is_quantized);
-        Ok(Self { bank: MelBank::new(device, mel.filters())?, device: device.clone(), config, weights, quantized })
+        Ok(Self {
+            bank: MelBank::new(device, mel.filters())?,
+            device: device.clone(),
+            config,
+            weights,
+            quantized,
+            heard: AtomicUsize::new(0),
+        })
     }
 
     /// Features of mono audio at 16 kHz, as [`MelExtractor::extract`] has them.
@@ -138,11 +153,11 @@ impl Model {
         };
         self.encode(mel, encoder)?;
         let shape = BeamsShape { lines: 1, capacity: c.n_audio_ctx, heads: c.n_text_head, head_dim: c.n_state / c.n_text_head };
-        let Heard(beams) = match heard {
+        let Heard { beams, .. } = match heard {
             Some(made) => made,
             None => {
                 let beams = (0..c.n_text_layer).map(|_| Beams::new(&encoder.device, shape)).collect::<Result<_>>()?;
-                heard.insert(Heard(beams))
+                heard.insert(Heard { beams, number: self.heard.fetch_add(1, Ordering::Relaxed) })
             }
         };
         let (d, Encoder { device, room: Room { h, qkv, .. }, .. }) = (c.n_state, encoder);
@@ -207,6 +222,7 @@ impl Model {
             origins: device.zeros(slots * c.n_text_ctx)?,
             pass: self.pass_of(&device, slots.max(FEW))?,
             logits: device.zeros(FEW * c.n_vocab)?,
+            graphs: Graphs::default(),
             device,
         };
         let mut state = DecoderState::empty(c.n_text_ctx, slots);
@@ -248,20 +264,34 @@ impl Model {
         run
     }
 
-    fn run(&self, cross: &[Cross], state: &DecoderState, gpu: &mut Sequences, mut probe: Option<&mut Probe>) -> Result<()> {
-        let (c, w, n) = (&self.config, &self.weights, state.rows.len());
-        let d = c.n_state;
+    /// Tells the device what the rows are, and launches all before the head: by a graph where the same came before, except with a probe,
+    /// which takes memory.
+    fn run(&self, cross: &[Cross], state: &DecoderState, gpu: &mut Sequences, probe: Option<&mut Probe>) -> Result<()> {
+        let n = state.rows.len();
         if n > gpu.pass.rows {
+            gpu.graphs = Graphs::default(); // they know the old places
             gpu.pass = self.pass_of(&gpu.device, n.next_power_of_two())?;
         }
-        let Sequences { device, beams, origins, pass, .. } = gpu;
-        let Pass { tokens, slots, positions, room, query, .. } = pass;
-        // 1. embeddings and positions
+        let Sequences { origins, pass: Pass { tokens, slots, positions, .. }, .. } = &mut *gpu;
         let column = |of: fn(&super::attention::Row) -> u32| state.rows.iter().map(|r| of(r) as i32).collect::<Vec<_>>();
         tokens.write(0, &column(|r| r.token))?;
         slots.write(0, &column(|r| r.slot))?;
         positions.write(0, &column(|r| r.position))?;
         origins.write(0, &state.origins.iter().map(|o| *o as i32).collect::<Vec<_>>())?;
+        let number = |h: &Hearing| Some((cross.get(h.audio)?.1.as_ref()?.number, h.rows));
+        let what = state.hearings.iter().map(number).collect::<Option<_>>().filter(|_| probe.is_none()).map(Launches::Layers);
+        let (device, mut graphs) = (gpu.device.clone(), std::mem::take(&mut gpu.graphs));
+        let run = graphs.run(&device, what, || self.layers(cross, state, gpu, probe));
+        gpu.graphs = graphs;
+        run
+    }
+
+    fn layers(&self, cross: &[Cross], state: &DecoderState, gpu: &mut Sequences, mut probe: Option<&mut Probe>) -> Result<()> {
+        let (c, w, n) = (&self.config, &self.weights, state.rows.len());
+        let d = c.n_state;
+        let Sequences { device, beams, origins, pass, .. } = gpu;
+        let Pass { tokens, slots, positions, room, query, .. } = pass;
+        // 1. embeddings and positions
         embed(device, n, &w.embedding, 1.0, tokens, &mut room.x)?;
         add_places(device, n, positions, (&w.text_positions, c.n_text_ctx, d), &mut room.x)?;
         let rows = BeamRows { sequences: slots, positions, origins };
@@ -281,7 +311,7 @@ impl Model {
             h.norm(device, n, x, across.norm.on())?;
             across.q.on().run(device, n, h, query, Finish::default())?;
             for Hearing { audio, first, rows } in state.hearings.iter().copied() {
-                let heard = cross.get(audio).and_then(|c| c.1.as_ref()?.0.get(i));
+                let heard = cross.get(audio).and_then(|c| c.1.as_ref()?.beams.get(i));
                 let heard = heard.ok_or_else(|| Refusal::Shape(format!("audio {audio} was not heard")))?;
                 self.listen(device, (heard, i), first..first + rows, (query, &mut h.floats), probe.as_deref_mut())?;
             }
@@ -335,15 +365,18 @@ impl Model {
 
     fn head(&self, gpu: &mut Sequences, rows: &[i32], out: &mut Vec<f32>) -> Result<()> {
         let (d, n_vocab, count) = (self.config.n_state, self.config.n_vocab, rows.len());
-        let Sequences { device, pass: Pass { tokens, picked, room, rows: most, .. }, logits, .. } = gpu;
+        let Sequences { device, pass: Pass { tokens, picked, room, rows: most, .. }, logits, graphs, .. } = gpu;
         if count * n_vocab > logits.len() {
+            *graphs = Graphs::default(); // they know the old place
             *logits = device.zeros(count.next_power_of_two() * n_vocab)?;
         }
         tokens.write(0, rows)?;
-        gather(device, count, tokens, (&room.x, *most, d), picked)?;
-        room.h.norm(device, count, picked, self.weights.decoder_norm.on())?;
-        let head = layers::Linear { w: &self.weights.embedding, b: None };
-        head.run(device, count, &room.h, logits, Finish::default())?;
+        graphs.run(device, Some(Launches::Head(count)), || {
+            gather(device, count, tokens, (&room.x, *most, d), picked)?;
+            room.h.norm(device, count, picked, self.weights.decoder_norm.on())?;
+            let head = layers::Linear { w: &self.weights.embedding, b: None };
+            head.run(device, count, &room.h, logits, Finish::default())
+        })?;
         out.resize(count * n_vocab, 0.0);
         logits.read(0, out)
     }

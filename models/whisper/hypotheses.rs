@@ -1,5 +1,7 @@
 //! The search for a window's text, a step at a time: hypotheses as a tree of tokens, in buffers that are kept. A step allocates nothing.
 
+use dreamseed_kernels::random;
+
 use super::math;
 use super::options::MAX_BEAM;
 use super::timestamps::Past;
@@ -304,10 +306,7 @@ struct Rng(u64);
 impl Rng {
     /// Uniform in [0, 1).
     fn uniform(&mut self) -> f32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 40) as f32 / (1u32 << 24) as f32
+        (random::next(&mut self.0) >> 40) as f32 / (1u32 << 24) as f32
     }
 }
 

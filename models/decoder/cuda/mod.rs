@@ -6,7 +6,9 @@
 //!
 //! A pass takes its rows in launches of fixed sizes; fewer rows are padded by rows without a position, so that each of these sizes can
 //! be captured into a graph once and replayed. What differs from pass to pass (tokens, positions, blocks) lies in buffers that a graph
-//! reads anew. Mixtures of experts and pictures are refused.
+//! reads anew. Where tokens are chosen on the device, the rows that go on by them are made there too: a step that follows another one is
+//! told nothing but new blocks, and tells its tokens (up to 32 texts; the rows of more are told). Mixtures of experts and pictures are
+//! refused.
 //!
 //! Launches of up to eight rows and those of more round differently. On the processor a row's result depends on nothing beside it; here
 //! it may change with the number of rows that run beside it, by that rounding and no more.
@@ -14,6 +16,7 @@
 mod ops;
 mod pass;
 mod state;
+mod told;
 #[cfg(test)]
 mod tests;
 

@@ -75,7 +75,12 @@ impl Decoder {
         if let Some(cap) = logit_softcap {
             softcap(&s.device, logits, n * vocab, cap)?;
         }
-        if ending.chosen { choose(&s.device, n, (logits, vocab), choices, chosen) } else { Ok(()) }
+        if !ending.chosen {
+            return Ok(());
+        }
+        // rows that were gathered are others than the first ones
+        let on = (!ending.gathered).then_some(&mut s.room.rows);
+        choose(&s.device, n, (logits, vocab), (choices, chosen), on)
     }
 
     /// What a product of the normed residual stream takes: of one row the norm is part of the product.

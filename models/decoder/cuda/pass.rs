@@ -10,7 +10,8 @@ use dreamseed_kernels::{
 use super::{
     Decoder, Part,
     ops::Ending,
-    state::{BUCKETS, FEW, HEADS, ROWS, Row, SEQUENCES, Stage, State},
+    state::{BUCKETS, FEW, HEADS, Row, SEQUENCES, Stage, State},
+    told::{Launch, News, Told},
 };
 use crate::decoder::{Error, Slice};
 
@@ -73,7 +74,7 @@ impl Decoder {
         while from < state.pending.len() {
             let (count, bucket) = next_launch(of_sequences(&state.pending[from..]));
             if let Err(e) = self.launch(state, slices, (from..from + count, bucket), choices) {
-                state.tables.fill(-1); // what is on the devices now is not known
+                state.told.forget();
                 return Err(e);
             }
             from += count;
@@ -112,18 +113,23 @@ impl Decoder {
         (rows, bucket): (Range<usize>, usize),
         choices: Option<&[Choice]>,
     ) -> Result<(), Error> {
-        let moved = state.fill(slices, rows);
-        let State { stages, links, tables, inputs, spans, wanted, logits, chosen, .. } = state;
-        let wanted: &[i32] = wanted;
-        let n = BUCKETS[bucket];
+        state.launch.fill(slices, &state.pending[rows], state.capacity.blocks);
+        let State { stages, links, back, told, launch, logits, chosen, .. } = state;
+        let (n, wanted) = (BUCKETS[bucket], &launch.wanted[..]);
         // the rows wanted are the first ones: they need not be gathered
         let direct = wanted.len() <= HEADS && wanted.iter().enumerate().all(|(i, &row)| row as usize == i);
         let mut heads = wanted.chunks(HEADS).peekable();
+        let news = told.news(launch, n > FEW);
         for (i, part) in self.parts.iter().enumerate() {
-            // 1. what the rows are: this waits for what its device still does of the rows before them, and for no other's
-            stages[i].tell(inputs, (n > FEW).then_some(&spans[..]), moved.then_some(&tables[..]))?;
+            // 1. what the rows are: writing waits for what its device still does of the rows before them, and for no other's
+            stages[i].tell(launch, &news, told.tables())?;
+            if let (true, [before @ .., last]) = (news.apart && !news.inputs, &mut stages[..])
+                && let (Some(stage), Some(link)) = (before.get_mut(i), back.get(i))
+            {
+                link.copy(&last.room.rows.inputs, &mut stage.room.rows.inputs, launch.inputs.len())?;
+            }
             if let (Some(first), true) = (heads.peek(), part.head.is_some()) {
-                stages[i].want(first, direct, next(choices, chosen.len()))?;
+                stages[i].want(first, direct, next(choices, chosen.len()), told)?;
             }
             // 2. the part's layers
             if let [.., source, target] = &mut stages[..=i] {
@@ -135,11 +141,17 @@ impl Decoder {
         let (Some(part), Some(stage)) = (self.parts.last(), stages.last_mut()) else { return Ok(()) };
         for (i, some) in heads.enumerate() {
             if i > 0 {
-                stage.want(some, direct, next(choices, chosen.len()))?;
+                stage.want(some, direct, next(choices, chosen.len()), told)?;
             }
-            self.replay_head(part, stage, some.len(), Ending { gathered: !direct, chosen: choices.is_some() })?;
+            let rows = self.replay_head(part, stage, some.len(), Ending { gathered: !direct, chosen: choices.is_some() })?;
             match choices {
-                Some(_) => stage.fetch_chosen(some.len(), chosen)?,
+                Some(_) => {
+                    let done = chosen.len();
+                    stage.fetch_chosen(some.len(), chosen)?;
+                    if direct {
+                        told.go_on(rows, &chosen[done..]);
+                    }
+                }
                 None => stage.fetch_logits(some.len() * self.config.vocab, logits)?,
             }
         }
@@ -161,8 +173,8 @@ impl Decoder {
         }
     }
 
-    /// The head over `rows` rows.
-    fn replay_head(&self, part: &Part, stage: &mut Stage, rows: usize, ending: Ending) -> Result<(), Error> {
+    /// The head over `rows` rows, and empty ones up to the number that is given back.
+    fn replay_head(&self, part: &Part, stage: &mut Stage, rows: usize, ending: Ending) -> Result<usize, Error> {
         let bucket = BUCKETS.iter().position(|&b| b >= rows).unwrap_or(BUCKETS.len() - 1);
         let (n, kind) = (BUCKETS[bucket], ending.index());
         if stage.graphs.as_ref().is_some_and(|g| g.head[bucket][kind].is_none()) {
@@ -173,9 +185,10 @@ impl Decoder {
         }
         let known: Option<&Graph> = stage.graphs.as_ref().and_then(|g| g.head[bucket][kind].as_ref());
         match known {
-            Some(graph) => Ok(graph.replay()?),
-            None => Ok(self.head(part, stage, n, ending)?),
+            Some(graph) => graph.replay()?,
+            None => self.head(part, stage, n, ending)?,
         }
+        Ok(n)
     }
 }
 
@@ -184,65 +197,31 @@ fn next(choices: Option<&[Choice]>, done: usize) -> Option<&[Choice]> {
     choices.and_then(|c| c.get(done..))
 }
 
-impl State {
-    /// Writes down what rows of a launch are, and which of them are wanted. Whether the tables of blocks are others than the devices have.
-    fn fill(&mut self, slices: &[Slice], rows: Range<usize>) -> bool {
-        let (width, mut moved) = (self.capacity.blocks, false);
-        let [tokens, positions, turns, sequences] = [0, 1, 2, 3].map(|i| i * ROWS);
-        self.inputs.fill(0);
-        self.inputs[positions..turns].fill(-1);
-        self.spans[..2 * SEQUENCES].fill(0);
-        self.spans[2 * SEQUENCES..].fill(-1);
-        self.wanted.clear();
-        let rows = &self.pending[rows];
-        let first = rows.first().map_or(0, |r| r.slice);
-        for (i, row) in rows.iter().enumerate() {
-            let sequence = row.slice - first;
-            self.inputs[tokens + i] = row.token as i32;
-            self.inputs[positions + i] = row.position as i32;
-            self.inputs[turns + i] = row.turn as i32;
-            self.inputs[sequences + i] = sequence as i32;
-            self.wanted.extend(row.wanted.then_some(i as i32));
-            if self.spans[SEQUENCES + sequence] == 0 {
-                self.spans[sequence] = i as i32;
-            }
-            self.spans[SEQUENCES + sequence] += 1;
-            if rows.get(i + 1).is_some_and(|next| next.slice == row.slice) {
-                continue; // the last row of a sequence needs all of its blocks
-            }
-            let blocks = &slices[row.slice].blocks[..=row.position / KV_BLOCK];
-            for (known, &block) in self.tables[sequence * width..].iter_mut().zip(blocks) {
-                moved |= *known != block as i32;
-                *known = block as i32;
-            }
-        }
-        moved
-    }
-}
-
 impl Stage {
-    /// Tells the device what the rows are, where those of each sequence are if that matters, and in which blocks the sequences lie
-    /// where it does not know.
-    fn tell(&mut self, inputs: &[i32], spans: Option<&[i32]>, tables: Option<&[i32]>) -> Result<(), Error> {
-        self.room.rows.inputs.write(0, inputs)?;
-        if let Some(spans) = spans {
-            self.room.rows.spans.write(0, spans)?;
+    /// Tells the device of a launch what it does not know.
+    fn tell(&mut self, launch: &Launch, news: &News, tables: &[i32]) -> Result<(), Error> {
+        let rows = &mut self.room.rows;
+        if news.inputs {
+            rows.inputs.write(0, &launch.inputs)?;
         }
-        match tables {
-            Some(tables) => Ok(self.room.rows.tables.write(0, tables)?),
+        if news.spans {
+            rows.spans.write(0, &launch.spans)?;
+        }
+        match &news.tables {
+            Some(range) => Ok(rows.tables.write(range.start, &tables[range.clone()])?),
             None => Ok(()),
         }
     }
 
-    /// Tells the head which rows are wanted, where they have to be gathered, and how their tokens are chosen.
-    fn want(&mut self, rows: &[i32], direct: bool, choices: Option<&[Choice]>) -> Result<(), Error> {
+    /// Tells the head which rows are wanted, where they have to be gathered, and how their tokens are chosen where it does not know.
+    fn want(&mut self, rows: &[i32], direct: bool, choices: Option<&[Choice]>, told: &mut Told) -> Result<(), Error> {
         let Some(head) = &mut self.head else { return Ok(()) };
         if !direct {
             head.wanted.write(0, rows)?;
         }
-        match choices {
-            Some(choices) => Ok(head.choices.write(0, &choices[..rows.len().min(choices.len())])?),
-            None => Ok(()),
+        match choices.map(|c| &c[..rows.len().min(c.len())]) {
+            Some(choices) if told.chosen_otherwise(choices) => Ok(head.choices.write(0, choices)?),
+            _ => Ok(()),
         }
     }
 
@@ -265,7 +244,7 @@ impl Stage {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::state::ROWS, *};
 
     #[test]
     fn launches_are_filled_but_for_a_quarter() {

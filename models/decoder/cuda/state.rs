@@ -5,7 +5,10 @@ use dreamseed_kernels::{
     cuda::{Buffer, Choice, Chosen, Counters, Device, DeviceStore, Graph, Link, Quantized, Rows},
 };
 
-use super::{Decoder, Part};
+use super::{
+    Decoder, Part,
+    told::{Launch, Told},
+};
 use crate::{
     decoder::Error,
     layers::rope::{Rotation, Table},
@@ -42,11 +45,10 @@ pub struct State {
     pub(super) capacity: Capacity,
     pub(super) stages: Vec<Stage>,  // of each part
     pub(super) links: Vec<Link>,    // between neighbours
-    pub(super) tables: Vec<i32>,    // (SEQUENCES, blocks) as on the devices; -1 where that is not known
-    pub(super) inputs: Vec<i32>,    // (4, ROWS) tokens, positions, turns, sequences
-    pub(super) spans: Vec<i32>,     // (3, SEQUENCES) first rows, numbers of rows, positions that all see
+    pub(super) back: Vec<Link>,     // from the last part to each before it
+    pub(super) told: Told,          // what the devices know
+    pub(super) launch: Launch,      // of a pass
     pub(super) pending: Vec<Row>,   // of a pass
-    pub(super) wanted: Vec<i32>,    // rows of a launch whose logits are wanted
     pub(super) logits: Vec<f32>,    // (rows wanted, vocab)
     pub(super) chosen: Vec<Chosen>, // (rows wanted)
 }
@@ -120,15 +122,18 @@ impl Decoder {
     pub fn state(&self, capacity: Capacity) -> Result<State, Error> {
         let stages = self.parts.iter().map(|p| self.stage(p, capacity)).collect::<Result<Vec<_>, _>>()?;
         let links = stages.windows(2).map(|s| Link::new(&s[0].device, &s[1].device)).collect::<Result<_, _>>()?;
+        let back = match &stages[..] {
+            [before @ .., last] => before.iter().map(|s| Link::new(&last.device, &s.device)).collect::<Result<_, _>>()?,
+            [] => Vec::new(),
+        };
         Ok(State {
             capacity,
             stages,
             links,
-            tables: vec![0; SEQUENCES * capacity.blocks],
-            inputs: vec![0; 4 * ROWS],
-            spans: vec![0; 3 * SEQUENCES],
+            back,
+            told: Told::new(capacity.blocks),
+            launch: Launch::new(),
             pending: Vec::new(),
-            wanted: Vec::new(),
             logits: Vec::new(),
             chosen: Vec::new(),
         })
@@ -201,7 +206,7 @@ impl Decoder {
             stage.room = room;
         }
         state.capacity = capacity;
-        state.tables = vec![0; SEQUENCES * blocks];
+        state.told = Told::new(blocks);
         Ok(())
     }
 

@@ -1,6 +1,8 @@
 //! The decoder on a device against the decoder on the processor. They need a driver: a GPU's, or the emulator of `tests/cuda.sh`.
 //! Without one they say so and pass, unless `DREAMSEED_CUDA_TEST` asks for them.
 
+mod steps;
+
 use super::*;
 use crate::{
     decoder::{

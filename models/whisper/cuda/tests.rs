@@ -63,18 +63,29 @@ fn passes_equal_transformers_and_the_processor() {
             model.pass(&pool, &audio, &mut state, Some(&mut probe)).unwrap();
             let mut logits = Vec::new();
             model.logits(&pool, &mut state, 0..golden.tokens.len(), &mut logits).unwrap();
-            // 2. token after token, two sequences of one audio that change places beside one of the other
-            state.clear();
+            // 2. token after token, two sequences of one audio that change places beside one of the other; then with other audios,
+            // of which the graphs of the first ones know nothing
             let mut steps = Vec::new();
-            for (i, token) in golden.tokens.iter().enumerate() {
-                for (audio, slot) in [(0, 2), (0, 3), (1, 5)] {
-                    let row = state.push(*token, audio, slot);
-                    state.want(row);
+            for round in 1..=2 {
+                state.clear();
+                for (i, token) in golden.tokens.iter().enumerate() {
+                    for (audio, slot) in [(0, 2), (0, 3), (1, 5)] {
+                        let row = state.push(*token, audio, slot);
+                        state.want(row);
+                    }
+                    model.pass(&pool, &audio, &mut state, None).unwrap();
+                    state.fork(2, &[1, 0]);
+                    assert_eq!(state.logits.len(), 3 * model.config().n_vocab, "step {i}");
+                    steps.extend_from_slice(&state.logits);
                 }
-                model.pass(&pool, &audio, &mut state, None).unwrap();
-                state.fork(2, &[1, 0]);
-                assert_eq!(state.logits.len(), 3 * model.config().n_vocab, "step {i}");
-                steps.extend_from_slice(&state.logits);
+                if let Some(gpu) = &state.gpu {
+                    let (graphs, launches) = gpu.graphs.captured();
+                    assert!(
+                        graphs == 1 + round && launches > 10 * model.config().n_text_layer,
+                        "{graphs} graphs of {launches}"
+                    );
+                }
+                audio.swap(0, 1);
             }
             (logits, steps, probe.weights.concat())
         };
