@@ -1,5 +1,5 @@
 //! Tensor parallelism: every layer cut over equal GPUs, which sum twice a layer. Each GPU is planned as one with a smaller model; what the
-//! sums cost is added, and that all gather the logits of all. The decoder does so ([`dreamseed_models::decoder::cuda::Layout::Tensor`]),
+//! sums cost is added, and that all gather the logits of all. The decoder does so (`dreamseed_models::decoder::cuda::Layout::Tensor`),
 //! and has done it in an emulator alone.
 
 use dreamseed_models::decoder::{Config, shards::vocab_rows};

@@ -7,7 +7,7 @@
 //! On GPUs each part has some rows of the head ([`vocab_rows`]) and all gather the others' logits, so that each chooses the same next
 //! token by itself.
 //!
-//! [`Sharded`] does it on the processor, with the head whole: the reference of [`super::cuda::Layout::Tensor`].
+//! [`Sharded`] does it on the processor, with the head whole: the reference of `cuda::Layout::Tensor`.
 
 mod reference;
 #[cfg(test)]

@@ -111,36 +111,30 @@ fn cut_layers_of_quantized_models_decode_as_on_one_device() {
 #[ignore = "needs devices or a library that will not do: tests/cuda.sh has them"]
 fn what_cannot_be_cut_over_devices_is_refused() {
     let (devices, pool) = (several(), Pool::new(1));
+    // what is said; nothing where it runs
     let refused = |size: &Size, devices: &[Device]| {
         let (_dir, path) = model("llama", size).file();
-        let gguf = Gguf::open(&path).unwrap();
-        let layout = Layout::Tensor(devices);
-        Decoder::from_gguf_over(layout, &gguf, &pool)
-            .and_then(|gpu| Ok(gpu.state(capacity(1, true)).map(drop)))
-            .map(|r| r.map_err(|e| e.to_string()))
-    };
-    let text = |r: WeightsResult<Result<(), String>>| match r {
-        Ok(Err(e)) => e,
-        Err(e) => e.to_string(),
-        Ok(Ok(())) => String::new(),
+        let opened = Decoder::from_gguf_over(Layout::Tensor(devices), &Gguf::open(&path).unwrap(), &pool);
+        let state = opened.map(|gpu| gpu.state(capacity(1, true)).map(drop));
+        state.map_or_else(|e| e.to_string(), |state| state.map_or_else(|e| e.to_string(), |()| String::new()))
     };
     match std::env::var("DREAMSEED_CUDA_REFUSAL") {
         Ok(wanted) => {
-            let seen = text(refused(&EVEN, &devices));
+            let seen = refused(&EVEN, &devices);
             assert!(seen.contains(&wanted), "{seen}");
         }
         Err(_) => {
             let odd = Size { heads: 3, kv_heads: 1, ..EVEN };
-            let seen = text(refused(&odd, &devices));
+            let seen = refused(&odd, &devices);
             let wanted = format!("1 heads of keys and values cannot be divided evenly over {} parts", devices.len());
             assert!(seen.contains(&wanted), "{seen}");
             let few = Size { vocab: 9, ..EVEN };
-            let seen = text(refused(&few, &devices));
+            let seen = refused(&few, &devices);
             assert!(seen.contains("a vocabulary of 9 cannot be divided over"), "{seen}");
             let twice = [devices[0].clone(), devices[0].clone()];
-            let seen = text(refused(&EVEN, &twice));
+            let seen = refused(&EVEN, &twice);
             assert!(seen.contains("each once"), "{seen}");
-            assert!(text(refused(&EVEN, &[])).contains("no GPU"));
+            assert!(refused(&EVEN, &[]).contains("no GPU"));
         }
     }
     assert!(devices.iter().all(|d| d.used() == 0));
