@@ -70,6 +70,22 @@ pub struct Serving {
     /// Guess tokens ahead, which changes the speed and never the text: `off`, `look-up` (in the text itself), or the id or file of a
     /// small model with the same tokens.
     pub draft: String,
+    /// How a model lies on several GPUs: `layers` (some of its layers on each), `tensor` (a part of every layer on each, which needs equal
+    /// GPUs and NCCL), or `auto`: the latter where a model needs several GPUs or several are named, and it is predicted to be faster.
+    pub parallel: Parallel,
+}
+
+/// How a model lies on several GPUs.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Parallel {
+    /// As it is predicted to be faster; layers where nothing is predicted.
+    #[default]
+    Auto,
+    /// Some of its layers on each.
+    Layers,
+    /// A part of every layer on each, or an error.
+    Tensor,
 }
 
 /// How speech is written down.
@@ -188,7 +204,7 @@ impl From<dreamseed_kernels::KvType> for Cache {
 
 impl Default for Serving {
     fn default() -> Self {
-        Self { cache: Cache::F16, cache_tokens: 8192, sequences: 32, draft: "off".into() }
+        Self { cache: Cache::F16, cache_tokens: 8192, sequences: 32, draft: "off".into(), parallel: Parallel::Auto }
     }
 }
 
@@ -323,6 +339,9 @@ pub struct Flags {
     /// GPUs that language models run on: auto, or numbers as 0,1
     #[arg(long, global = true, value_name = "N,..", help_heading = "Configuration")]
     pub devices: Option<String>,
+    /// How a language model lies on several GPUs: auto, layers (some on each) or tensor (a part of every layer on each)
+    #[arg(long, global = true, value_name = "WAY", help_heading = "Configuration")]
+    pub parallel: Option<String>,
     /// Threads for compute (0: one a core)
     #[arg(long, global = true, value_name = "N", help_heading = "Configuration")]
     pub threads: Option<usize>,
@@ -478,6 +497,8 @@ impl Flags {
         put("threads", self.threads.map(|n| Value::Integer(n.min(i64::MAX as usize) as i64)));
         put("simd", self.simd.clone().map(Value::String));
         put("weights", self.weights.as_ref().map(path));
+        let way = self.parallel.clone().map(|way| Table::from_iter([("parallel".into(), Value::String(way))]));
+        put("llm", way.map(Value::Table));
         table
     }
 }
@@ -611,6 +632,21 @@ mod tests {
         assert_eq!(load(None, &[("DREAMSEED_DEVICES", "1, 3")]), Devices::These(vec![1, 3]));
         assert_eq!(load(Some("1"), &[("DREAMSEED_DEVICES", "auto")]), Devices::These(vec![1]));
         assert_eq!(load(Some("auto"), &[]), Devices::Auto);
+    }
+
+    #[test]
+    fn the_way_over_gpus_is_a_flag_and_a_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let load = |flag: Option<&str>, env: &[(&str, &str)]| {
+            let flags = Flags { parallel: flag.map(String::from), ..Flags::default() };
+            Config::load_from(&flags, &around(env, dir.path())).map(|c| c.llm)
+        };
+        assert_eq!(load(None, &[]).unwrap().parallel, Parallel::Auto);
+        let set = load(Some("tensor"), &[("DREAMSEED_LLM_PARALLEL", "layers"), ("DREAMSEED_LLM_SEQUENCES", "3")]).unwrap();
+        assert_eq!((set.parallel, set.sequences), (Parallel::Tensor, 3));
+        assert_eq!(load(None, &[("DREAMSEED_LLM_PARALLEL", "layers")]).unwrap().parallel, Parallel::Layers);
+        let wrong = load(Some("pipes"), &[]).unwrap_err().to_string();
+        assert!(wrong.contains("pipes") && wrong.contains("tensor"), "{wrong}");
     }
 
     #[test]

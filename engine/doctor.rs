@@ -1,6 +1,8 @@
 //! `dreamseed doctor`: what this machine and this build have, what is used of it, and what to do about what is missing.
 
-use crate::config::{Config, Device, Devices};
+mod gpus;
+
+use crate::config::Config;
 use crate::fetch::{self, State, Store};
 use crate::manifest::Model;
 use dreamseed_kernels::{pool::Pool, simd};
@@ -10,6 +12,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+pub use gpus::{Gpu, gpu};
 
 /// What was found.
 #[derive(Clone, Debug, Serialize)]
@@ -90,7 +94,7 @@ pub fn report(config: &Config, store: &Store, measure: bool) -> Report {
     if measure {
         checks.push(bandwidth(config));
     }
-    checks.push(cuda(config));
+    checks.extend(gpus::checks(config));
     checks.push(ffmpeg());
     checks.extend([pip(config), npm(config)]);
     checks.push(disk(config, store));
@@ -188,112 +192,6 @@ fn bandwidth(config: &Config) -> Check {
     }
     let rate = (data.len() * 8) as f64 / best.as_secs_f64() / 1e9;
     ok("memory speed", format!("{rate:.1} GB/s read by {} threads", pool.threads()))
-}
-
-/// A CUDA device.
-#[derive(Clone, Debug, Serialize)]
-pub struct Gpu {
-    /// As the driver names it.
-    pub name: String,
-    /// In bytes.
-    pub memory: u64,
-    /// Major and minor.
-    pub compute_capability: (i32, i32),
-}
-
-/// The first CUDA device that the configuration lets be used, where this build has CUDA.
-pub fn gpu(config: &Config) -> Option<Gpu> {
-    let first = match &config.devices {
-        _ if config.device == Device::Cpu => return None,
-        Devices::Auto => 0,
-        Devices::These(numbers) => *numbers.first()?,
-    };
-    gpus().ok()?.into_iter().nth(first)
-}
-
-/// All CUDA devices, or why there are none.
-#[cfg(feature = "cuda")]
-fn gpus() -> Result<Vec<Gpu>, String> {
-    let gpu = |info: dreamseed_kernels::cuda::Info| Gpu {
-        name: info.name,
-        memory: info.memory as u64,
-        compute_capability: info.capability,
-    };
-    let found = dreamseed_kernels::cuda::Device::list().map_err(|e| e.to_string())?;
-    Ok(found.into_iter().map(gpu).collect())
-}
-
-/// All CUDA devices, or why there are none.
-#[cfg(not(feature = "cuda"))]
-fn gpus() -> Result<Vec<Gpu>, String> {
-    Err("not built in".into())
-}
-
-/// The kernel module's version, where an NVIDIA driver is loaded.
-fn driver_version() -> Option<String> {
-    let text = fs::read_to_string("/proc/driver/nvidia/version").ok();
-    let version = text.and_then(|t| {
-        t.split_whitespace().find(|w| w.contains('.') && w.starts_with(|c: char| c.is_ascii_digit())).map(String::from)
-    });
-    // In WSL the driver is Windows'.
-    version.or_else(|| Path::new("/dev/dxg").exists().then(|| "of Windows".into()))
-}
-
-fn cuda(config: &Config) -> Check {
-    let (built, driver) = (cfg!(feature = "cuda"), driver_version());
-    let wanted = match config.device {
-        Device::Cpu => false,
-        Device::Auto => config.devices != Devices::Auto,
-        Device::Cuda => true,
-    };
-    let check = match (built, driver, gpus()) {
-        (true, _, Ok(gpus)) if !gpus.is_empty() => {
-            let named = |(i, g): (usize, &Gpu)| {
-                let (major, minor) = g.compute_capability;
-                format!("{i}: {} ({}, sm_{major}{minor})", g.name, HumanBytes(g.memory))
-            };
-            let list: Vec<_> = gpus.iter().enumerate().map(named).collect();
-            return usable(config, &list);
-        }
-        (true, _, Ok(_)) => warn("cuda", "built in, but there is no device", "the CPU is used; see nvidia-smi"),
-        (true, _, Err(e)) => {
-            warn("cuda", format!("built in, but {e}"), "the CPU is used; install the NVIDIA driver to use a GPU")
-        }
-        (false, Some(version), _) => warn(
-            "cuda",
-            format!("not built in, but there is an NVIDIA driver ({version})"),
-            "to use the GPU build with `cargo build --release --features cuda` (needs nvcc)",
-        ),
-        (false, None, _) => ok("cuda", "not built in, and no NVIDIA driver: the CPU is used"),
-    };
-    match wanted {
-        true => fail(
-            "cuda",
-            check.seen,
-            "a GPU is asked for (`device`, `devices`), so nothing runs: set both to \"auto\", or put right what is said here",
-        ),
-        false => check,
-    }
-}
-
-/// GPUs that are there, beside those that the configuration names.
-fn usable(config: &Config, list: &[String]) -> Check {
-    let seen = format!("built in; {}", list.join(", "));
-    let runs: String = match &config.devices {
-        _ if config.device == Device::Cpu => "`device = \"cpu\"` is set, so everything runs on the CPU".into(),
-        Devices::Auto if list.len() == 1 => "language models run there, everything else on the CPU".into(),
-        Devices::Auto => {
-            "language models run on one of them, or over several where one is too small; everything else on the CPU".into()
-        }
-        Devices::These(numbers) => match numbers.iter().find(|n| **n >= list.len()) {
-            Some(missing) => {
-                let do_what = format!("`devices` names GPU {missing}: name some of these, or set it to \"auto\"");
-                return fail("cuda", seen, do_what);
-            }
-            None => format!("language models run on {numbers:?}, their layers divided over them; everything else on the CPU"),
-        },
-    };
-    ok("cuda", format!("{seen}; {runs}"))
 }
 
 /// The first line that `program ARGS` says; none where it does not start, fails, or takes longer than fifteen seconds.

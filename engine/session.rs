@@ -152,7 +152,8 @@ impl Builder {
 /// [`Error::Device`] that says why there is none, or not each of those that are named.
 #[cfg(feature = "cuda")]
 fn gpus(config: &Config) -> Result<Placement> {
-    Ok(Placement::Gpu { gpus: crate::llm::Gpus::open(&config.devices)?, required: config.device == Device::Cuda })
+    let gpus = crate::llm::Gpus::open(&config.devices)?.parallel(config.llm.parallel);
+    Ok(Placement::Gpu { gpus, required: config.device == Device::Cuda })
 }
 
 /// There is none in this build.
@@ -467,7 +468,7 @@ impl Engine {
             return Ok(Speculation::Off); // the small model itself is asked: nobody guesses faster than it writes
         }
         // it keeps the guessed texts with the model that it guesses for, and needs hardly room of its own
-        let settings = Settings { cache_tokens: 1, placement: self.placement(), ..Settings::default() };
+        let settings = Settings { cache_tokens: 1, placement: self.placement().of_draft(), ..Settings::default() };
         let llm =
             self.inner.models.get("draft", (&draft, &draft), || Llm::open_with(&draft, self.inner.pool.clone(), &settings))?;
         Ok(Speculation::Draft(llm))

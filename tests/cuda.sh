@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What runs on GPUs, without one: kernels against their references, decoders on one device and over two, Whisper, vision, pose and face
+# What runs on GPUs, without one: kernels against their references, decoders on one device, over two and cut over two, Whisper, vision, pose and face
 # and the engine's texts against the CPU's, on PTX for sm_80, and some faults of the driver. `--all`: on PTX for sm_120 with the warps in
 # reverse order and three devices too, all faults, the real SmolLM2 where DREAMSEED_CUDA_MODEL names its file, and a real Whisper where
 # DREAMSEED_CUDA_WHISPER names its folder and DREAMSEED_CUDA_SOUND a WAV file (16 bits, 16 kHz, mono) of which it hears the beginning.
@@ -93,12 +93,56 @@ FAKECUDA_NO_DEVICE=1 DREAMSEED_CUDA_REFUSAL="0 found" models a_device_that_will_
 echo "=== sums over GPUs"
 nccl() { FAKECUDA_DEVICES=${members:-3} LD_LIBRARY_PATH="$cache/nccl:$LD_LIBRARY_PATH" ignored "cuda::nccl::tests::$1"; }
 nccl what_does_not_fit_is_refused
-for members in 2 3 5; do nccl sums_are_those_of_the_members; done
+for members in 2 3 5; do
+  nccl sums_are_those_of_the_members
+  nccl parts_are_gathered_and_graphs_of_all_run_together
+done
 DREAMSEED_NCCL_FAULT=ncclCommInitAll:1:2 DREAMSEED_NCCL_REFUSAL="connect the GPUs: unhandled system error" nccl a_library_that_will_not_do_is_told
 DREAMSEED_NCCL_FAULT=ncclAllReduce:2:1 DREAMSEED_NCCL_REFUSAL="sum: unhandled cuda error" nccl a_library_that_will_not_do_is_told
 DREAMSEED_NCCL_FAULT=ncclCommGetAsyncError:1:6 DREAMSEED_NCCL_REFUSAL="go on: remote process exited" nccl a_library_that_will_not_do_is_told
 DREAMSEED_NCCL_VERSION=2804 DREAMSEED_NCCL_REFUSAL="its version is 2804" nccl a_library_that_will_not_do_is_told
 FAKECUDA_DEVICES=2 DREAMSEED_NCCL_REFUSAL="NCCL is not usable" ignored cuda::nccl::tests::a_library_that_will_not_do_is_told
+
+echo "=== every layer cut over GPUs"
+over() { FAKECUDA_DEVICES=$1 LD_LIBRARY_PATH="$cache/nccl:$LD_LIBRARY_PATH" "${@:2}"; }
+cut() { over "$1" models "tensor::$2"; }
+texts() { over "$1" ignored "llm::tests::cuda::tensor::$2"; }
+uncut=what_cannot_be_cut_over_gpus_is_an_error
+DREAMSEED_CUDA_FAMILIES=$all cut 2 cut_layers_decode_as_on_one_device
+texts 2 gpus_that_share_each_layer_write_what_one_processor_writes
+cut 2 what_cannot_be_cut_over_devices_is_refused
+DREAMSEED_DRIVER_MEMORY=300000000,200000000 DREAMSEED_CUDA_REFUSAL="GPU 1 is" cut 2 what_cannot_be_cut_over_devices_is_refused
+FAKECUDA_DEVICES=2 DREAMSEED_CUDA_REFUSAL="NCCL is not usable" models tensor::what_cannot_be_cut_over_devices_is_refused
+DREAMSEED_CUDA_REFUSAL="heads of keys and values cannot be divided evenly over 3 parts" texts 3 $uncut
+if [ -n "$all" ]; then
+  DREAMSEED_CUDA_FAMILIES=yes cut 4 cut_layers_decode_as_on_one_device
+  FAKECUDA_REVERSE=1 FAKECUDA_CC=120 cut 2 cut_layers_of_quantized_models_decode_as_on_one_device
+  DREAMSEED_DRIVER_MEMORY=300000000,200000000 DREAMSEED_CUDA_REFUSAL="equal GPUs alone" texts 2 $uncut
+  DREAMSEED_DRIVER_MEMORY=390000000 DREAMSEED_CUDA_REFUSAL="does not fit" texts 2 $uncut
+  FAKECUDA_DEVICES=2 DREAMSEED_CUDA_REFUSAL="NCCL is not usable" ignored llm::tests::cuda::tensor::$uncut
+fi
+# one part fails while the others wait for it: the driver or NCCL, and what is told of a device that is lost
+part() { cut 2 a_fault_of_one_part_ends_all_and_leaves_nothing_behind; }
+for fault in cuMemAlloc_v2@1:60:2 cuGraphLaunch@1:2:1 ${all:+cuLaunchKernel@1:9:1 cuLaunchKernel@1:150:1 cuMemAlloc_v2@1:20:2 \
+  cuStreamBeginCapture_v2@1:1:1 cuGraphInstantiateWithFlags@1:2:2 cuMemcpyDtoHAsync_v2@1:1:1 kernel@0:30:1}; do
+  echo "=== $fault"
+  DREAMSEED_DRIVER_FAULT=$fault part
+done
+for fault in kernel@1:40:700 ${all:+kernel@0:40:700 kernel@1:170:719 cuGraphLaunch@1:1:700 cuStreamQuery@1:1:700}; do
+  echo "=== $fault"
+  device=${fault#*@}
+  DREAMSEED_DRIVER_FAULT=$fault DREAMSEED_CUDA_REFUSAL="GPU ${device%%:*} is lost" part
+done
+for fault in ncclGroupEnd:3:3 ${all:+ncclAllReduce:5:1 ncclAllReduce:40:1 ncclAllGather:2:1 ncclGroupEnd:20:3 ncclCommGetAsyncError:3:6 \
+  ncclCommInitAll:2:2}; do
+  echo "=== $fault"
+  DREAMSEED_NCCL_FAULT=$fault part
+done
+for fault in kernel@1:300:700 ${all:+cuGraphLaunch@1:5:700 cuGraphLaunch@1:7:1}; do
+  echo "=== $fault, texts at once"
+  DREAMSEED_DRIVER_FAULT=$fault texts 2 a_part_that_fails_is_told_and_leaves_nothing_behind
+done
+if [ -n "$all" ] && [ -n "${DREAMSEED_CUDA_MODEL:-}" ]; then texts 3 a_real_model_takes_what_its_header_says; fi
 
 nets=${DREAMSEED_CUDA_NETS:-${XDG_CACHE_HOME:-$HOME/.cache}/dreamseed/models}
 if [ -d "$nets" ]; then

@@ -278,8 +278,9 @@ fn details(plans: &[Plan]) -> Result<()> {
         }
         if let Some(t) = &p.tensor {
             let ([low, high], bytes) = (t.tokens_per_second, t.need as f64 / 1e9);
+            let way = if p.way == plan::Way::Tensor { "auto takes it where NCCL is there" } else { "auto takes layers" };
             emit(&format!(
-                "{} cut over {} GPUs: {low:.0}-{high:.0} tokens/s, {bytes:.2} GB each, {:.0} us for each of two sums a layer; not run so yet",
+                "{} cut over {} GPUs: {low:.0}-{high:.0} tokens/s, {bytes:.2} GB each, {:.0} us for each of two sums a layer; {way}; has run in an emulator alone",
                 p.model, t.parts, t.sum_us
             ))?;
         }

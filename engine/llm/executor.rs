@@ -14,7 +14,7 @@ use dreamseed_models::{
 };
 
 #[cfg(feature = "cuda")]
-use super::gpus::{self, Gpus};
+use super::gpus::{self, Gpus, Model};
 use super::{
     Settings,
     sampling::{Draw, Row},
@@ -39,6 +39,17 @@ pub enum Placement {
     },
 }
 
+impl Placement {
+    /// The same for a model that guesses: too small to gain by being cut, and refused nowhere for its heads.
+    pub(crate) fn of_draft(self) -> Self {
+        match self {
+            Self::Cpu => Self::Cpu,
+            #[cfg(feature = "cuda")]
+            Self::Gpu { gpus, required } => Self::Gpu { gpus: gpus.parallel(crate::config::Parallel::Layers), required },
+        }
+    }
+}
+
 /// Weights as they were found.
 pub(super) enum Source<'a> {
     /// An open GGUF file.
@@ -60,6 +71,13 @@ impl Source<'_> {
         })
     }
 
+    fn headers(&self) -> decoder::shards::Source<'_> {
+        match self {
+            Self::Gguf(gguf) => decoder::shards::Source::Gguf(gguf),
+            Self::Folder(path) => decoder::shards::Source::Folder(path),
+        }
+    }
+
     /// Bytes of its weights on a GPU. Those of a folder are divided over the layers as weights of one type would be.
     fn weights(&self, config: &Config) -> Result<shape::Weights> {
         let path = match self {
@@ -78,7 +96,8 @@ impl Source<'_> {
         let scale = bytes as f64 / even.total().max(1) as f64;
         let of = |n: u64| (n as f64 * scale).ceil() as u64;
         let layers = even.layers.iter().map(|&n| of(n)).collect();
-        Ok(shape::Weights { layers, embeddings: of(even.embeddings), head: of(even.head), ..even })
+        let cut = even.cut.iter().map(|c| shape::Cut { heads: of(c.heads), hidden: of(c.hidden), first: of(c.first) });
+        Ok(shape::Weights { layers, cut: cut.collect(), embeddings: of(even.embeddings), head: of(even.head), ..even })
     }
 }
 
@@ -122,16 +141,18 @@ impl Executor {
         })?;
         shape::check("the model", &config)?;
         let wished = settings.cache_tokens as u64;
-        let layout = gpus.lay_out(&config, &source.weights(&config)?, settings.cache.into(), wished)?;
+        let (weights, cache) = (source.weights(&config)?, settings.cache.into());
+        let model = Model { source: source.headers(), config: &config, weights: &weights, cache };
+        let layout = gpus.lay_out(model, wished)?;
         if layout.positions < wished {
             let room = layout.positions;
             tracing::warn!("there is room for {room} of the {wished} positions of llm.cache_tokens beside the model");
             settings.cache_tokens = room as usize;
         }
-        let shares = &layout.shares;
+        let on = layout.on.layout();
         Ok(Self::Gpu(Arc::new(match source {
-            Source::Gguf(gguf) => cuda::Decoder::from_gguf_over(shares, gguf, pool)?,
-            Source::Folder(path) => cuda::Decoder::from_folder_over(shares, path, pool)?,
+            Source::Gguf(gguf) => cuda::Decoder::from_gguf_over(on, gguf, pool)?,
+            Source::Folder(path) => cuda::Decoder::from_folder_over(on, path, pool)?,
         })))
     }
 

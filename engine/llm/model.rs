@@ -145,6 +145,18 @@ impl Llm {
         }
     }
 
+    /// How it lies on them.
+    #[cfg(feature = "cuda")]
+    pub fn way(&self) -> Option<crate::plan::Way> {
+        use crate::plan::Way;
+        match &self.core.executor {
+            Executor::Cpu(_) => None,
+            Executor::Gpu(decoder) if decoder.is_cut() => Some(Way::Tensor),
+            Executor::Gpu(decoder) if decoder.devices().len() > 1 => Some(Way::Layers),
+            Executor::Gpu(_) => Some(Way::One),
+        }
+    }
+
     /// The network's shape and kind.
     pub fn config(&self) -> &decoder::Config {
         self.core.executor.config()

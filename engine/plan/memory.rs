@@ -1,7 +1,7 @@
 //! What a model needs of a GPU's memory: pure arithmetic, the same for a plan and for an engine about to load it.
 
 use dreamseed_kernels::KV_BLOCK;
-use dreamseed_models::decoder::Config;
+use dreamseed_models::decoder::{Config, shards::vocab_rows};
 use serde::Serialize;
 
 use crate::config::Cache;
@@ -19,6 +19,10 @@ const SPLITS: u64 = 64;
 /// What a process's context takes before anything is allocated, and what rounding up to pages costs: measured contexts take about
 /// 300 MB (ollama's pull request 12102, PyTorch's issue 107667); pages are 2 MiB.
 pub const CONTEXT: u64 = 512 << 20;
+
+/// What NCCL keeps on each GPU that takes part: an assumption, for it depends on the machine. Buffers of a channel are 4 MiB and more,
+/// and there are from two to some dozens of them.
+pub const TOGETHER: u64 = 256 << 20;
 
 /// Sequences at once and positions of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -38,12 +42,14 @@ pub struct Part {
     pub layers: u64,
     /// Whether the head is among it.
     pub ends: bool,
+    /// GPUs that have a part of every layer; 1: whole layers. The configuration beside it is the part's.
+    pub over: u64,
 }
 
 impl Part {
     /// All of a model.
     pub fn whole(config: &Config) -> Self {
-        Self { layers: config.layers as u64, ends: true }
+        Self { layers: config.layers as u64, ends: true, over: 1 }
     }
 }
 
@@ -177,12 +183,15 @@ pub fn workspace(config: &Config, part: Part, multiprocessors: u64, blocks: u64)
     let partial = product(&[heads, splits, head_dim + 2]).saturating_add(heads).saturating_mul(4 * FEW);
     // the residual stream and the logits of a row of the head, which row it is, how its token is chosen, which it is
     let ends = sum(&[dim, vocab]).saturating_mul(4).saturating_add(4 + 24 + 8).saturating_mul(HEADS);
+    // of a head in parts the own logits, and those of all before they are put together
+    let columns = vocab_rows(config.vocab, part.over as usize, 0).len() as u64;
+    let gathered = if part.over > 1 { product(&[columns, part.over + 1, 4, HEADS]) } else { 0 };
     // cosines and sines of every position, again where long sequences have others, and for local layers
     let long = config.rope.rotation().is_long(usize::MAX)
         || config.local.as_ref().and_then(|l| l.rope.as_ref()).is_some_and(|r| r.rotation().is_long(usize::MAX));
     let tables = (1 + u64::from(config.local.is_some())) * (1 + u64::from(long));
     let turns = product(&[tables, blocks, KV_BLOCK as u64, config.rope.dims as u64, 4]);
-    sum(&[rows, sequences, partial, turns, if part.ends { ends } else { 0 }])
+    sum(&[rows, sequences, partial, turns, if part.ends { ends.saturating_add(gathered) } else { 0 }])
 }
 
 /// What a part of a model needs of a device.

@@ -111,8 +111,22 @@ pub struct Plan {
     pub total_per_second: Speed,
     /// With the draft model's guesses; of one sequence.
     pub speculative: Option<Speed>,
-    /// Where the GPUs are equal: with every layer cut over them, which the decoder does not do yet.
+    /// Where the GPUs are equal: with every layer cut over them.
     pub tensor: Option<tensor::Tensor>,
+    /// What `llm.parallel = "auto"` takes on these GPUs, where NCCL is there.
+    pub way: Way,
+}
+
+/// How a model lies on its GPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// All of it on one.
+    One,
+    /// Some of its layers on each.
+    Layers,
+    /// A part of every layer on each.
+    Tensor,
 }
 
 impl Plan {
@@ -160,6 +174,7 @@ pub fn plan(costs: &Costs, request: &Request) -> Plan {
         total_per_second: [0.0; 2],
         speculative: None,
         tensor: tensor::tensor(costs, request),
+        way: if places.len() > 1 { Way::Layers } else { Way::One },
     };
     let stages = lay_out(&mut plan, &left, shape, wish);
     let seconds = |rows: u64| [true, false].map(|slow| step(costs, request, &stages, rows, slow));
@@ -174,6 +189,10 @@ pub fn plan(costs: &Costs, request: &Request) -> Plan {
             verified / (pass + d.guesses as f64 * step(costs, &guess, std::slice::from_ref(&whole), 1, slow))
         };
         plan.speculative = (wish.sequences == 1).then(|| [of(true), of(false)]);
+    }
+    let faster = |t: &tensor::Tensor| !plan.fits() || t.tokens_per_second[1] > plan.tokens_per_second[1];
+    if plan.tensor.as_ref().is_some_and(faster) {
+        plan.way = Way::Tensor;
     }
     let layers = stages.iter().map(|s| [s.start, s.end]);
     for (i, (device, layers)) in plan.devices.iter_mut().zip(layers).enumerate() {

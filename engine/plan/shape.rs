@@ -5,7 +5,10 @@ use std::path::Path;
 
 use dreamseed_kernels::BlockType;
 use dreamseed_models::{
-    decoder::{Config, Family},
+    decoder::{
+        Config, Family,
+        shards::{Held, held, vocab_rows},
+    },
     weights::{self, gguf::Gguf},
 };
 use serde::Deserialize;
@@ -25,12 +28,25 @@ const SHAPES: &str = include_str!("shapes.json");
 pub struct Weights {
     /// Each layer's.
     pub layers: Vec<u64>, // (layers)
+    /// What of them is cut where layers are.
+    pub cut: Vec<Cut>, // (layers)
     /// The embeddings'.
     pub embeddings: u64,
     /// The output matrix's and the last norm's; of tied embeddings the norm's alone.
     pub head: u64,
     /// All weights, counted.
     pub parameters: u64,
+}
+
+/// Bytes of a layer by what cuts them over GPUs; what is left of it is whole on each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// Divided as heads are.
+    pub heads: u64,
+    /// Divided as the feed-forward width is.
+    pub hidden: u64,
+    /// On the first alone.
+    pub first: u64,
 }
 
 /// A model as a plan sees it.
@@ -135,21 +151,20 @@ impl Weights {
             Family::Gemma3 => 4 * dim + 2 * config.head_dim,
             _ => 2 * dim + 2 * config.head_dim,
         } as u64;
-        let layer = |i: usize| {
+        let biases = if config.family == Family::Qwen2 { 4 * (q_dim + 2 * kv_dim) as u64 } else { 0 };
+        let cut = |i: usize| {
             let [value, out, down] = mix.layer(config, i);
-            matrix(plain, q_dim + kv_dim, dim)
-                + matrix(value, kv_dim, dim)
-                + matrix(out, dim, q_dim)
-                + matrix(plain, 2 * hidden, dim)
-                + matrix(down, dim, hidden)
-                + vectors
+            let heads = matrix(plain, q_dim + kv_dim, dim) + matrix(value, kv_dim, dim) + matrix(out, dim, q_dim);
+            Cut { heads: heads + biases, hidden: matrix(plain, 2 * hidden, dim) + matrix(down, dim, hidden), first: 0 }
         };
+        let cut: Vec<Cut> = (0..config.layers).map(cut).collect();
         let (norm, tied) = (4 * dim as u64, config.tied);
         // tied embeddings are the output too, and have its type
         let embeddings = matrix(if tied { output } else { plain }, vocab, dim);
         let each = (q_dim * 2 + kv_dim * 2 + hidden * 3) as u64 * dim as u64;
         Self {
-            layers: (0..config.layers).map(layer).collect(),
+            layers: cut.iter().map(|c| c.heads + c.hidden + vectors - biases).collect(),
+            cut,
             embeddings,
             head: norm + if tied { 0 } else { matrix(output, vocab, dim) },
             parameters: each * config.layers as u64 + (vocab * dim) as u64 * if tied { 1 } else { 2 },
@@ -158,7 +173,8 @@ impl Weights {
 
     /// Of the tensors that a GGUF file's header tells of.
     pub(crate) fn of_gguf(gguf: &Gguf, config: &Config) -> Result<Self> {
-        let mut weights = Self { layers: vec![0; config.layers], embeddings: 0, head: 0, parameters: 0 };
+        let none = (vec![0; config.layers], vec![Cut::default(); config.layers]);
+        let mut weights = Self { layers: none.0, cut: none.1, embeddings: 0, head: 0, parameters: 0 };
         for name in gguf.tensor_names() {
             let Some(info) = gguf.tensor(name) else { continue };
             let bytes = match info.dims[..] {
@@ -169,8 +185,16 @@ impl Weights {
                 _ => 4 * info.elements(), // vectors lie in f32 whatever the file has
             };
             let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-            match layer.map(|i| weights.layers.get_mut(i)) {
-                Some(Some(sum)) => *sum += bytes,
+            match layer.map(|i| Some((weights.layers.get_mut(i)?, weights.cut.get_mut(i)?))) {
+                Some(Some((sum, cut))) => {
+                    *sum += bytes;
+                    match held(name) {
+                        Held::OfHeads => cut.heads += bytes,
+                        Held::OfHidden => cut.hidden += bytes,
+                        Held::ByFirst => cut.first += bytes,
+                        Held::Whole | Held::OfVocab => {}
+                    }
+                }
                 Some(None) => continue,
                 None if name == "token_embd.weight" => weights.embeddings += bytes,
                 None if name.starts_with("output") => weights.head += bytes,
@@ -179,6 +203,21 @@ impl Weights {
             weights.parameters += info.elements();
         }
         Ok(weights)
+    }
+
+    /// Of the part that one of `parts` GPUs has of every layer, whose configuration is `own`; `config`: the model's.
+    pub fn part(&self, config: &Config, own: &Config, (index, parts): (usize, usize)) -> Self {
+        let of = |bytes: u64, own: usize, all: usize| (u128::from(bytes) * own as u128).div_ceil(all.max(1) as u128) as u64;
+        let layer = |(&all, c): (&u64, &Cut)| {
+            let whole = all.saturating_sub(c.heads + c.hidden + c.first) + if index == 0 { c.first } else { 0 };
+            whole + of(c.heads, own.heads, config.heads) + of(c.hidden, own.hidden, config.hidden)
+        };
+        let (norm, rows) = (4 * config.dim as u64, vocab_rows(config.vocab, parts, index).len());
+        Self {
+            layers: self.layers.iter().zip(&self.cut).map(layer).collect(),
+            head: self.head.min(norm) + of(self.head.saturating_sub(norm), rows, config.vocab),
+            ..self.clone()
+        }
     }
 
     /// All of them.

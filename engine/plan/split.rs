@@ -63,11 +63,11 @@ pub fn split(places: &[Place], config: &Config, weights: &Weights, wish: Wish) -
     let (layers, devices) = (config.layers, places.len());
     // what a device needs for no layer, and the cache of one
     let bare = |(d, p): (usize, &Place)| {
-        let part = Part { layers: 0, ends: d + 1 == devices };
+        let part = Part { layers: 0, ends: d + 1 == devices, over: 1 };
         need(config, part, fixed(config, weights, (d, devices)), p.gpu.multiprocessors, wish)
     };
     let bare: Vec<Need> = places.iter().enumerate().map(bare).collect();
-    let kv = need(config, Part { layers: 1, ends: false }, 0, 1, wish).kv;
+    let kv = need(config, Part { layers: 1, ends: false, over: 1 }, 0, 1, wish).kv;
     let stage = |d: usize, count: usize, own: u64| match bare[d] {
         Need { weights: 0, .. } if count == 0 => Need::default(), // a device left out needs nothing
         of => Need { weights: of.weights + own, kv: kv.saturating_mul(count as u64), ..of },

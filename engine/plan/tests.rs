@@ -32,11 +32,37 @@ fn the_workspace_is_that_of_the_decoder() {
     let whole = Part::whole(&config);
     assert_eq!(workspace(&config, whole, 10, 3), 4 * (floats + partial + inputs + turns + head) + codes);
     assert_eq!(workspace(&config, Part { ends: false, ..whole }, 10, 3), 4 * (floats + partial + inputs + turns) + codes);
+    // of a head over two GPUs: 64 columns, which are 50 up to the next 16, by itself and gathered of both
+    let cut = workspace(&config, Part { over: 2, ..whole }, 10, 3) - workspace(&config, whole, 10, 3);
+    assert_eq!(cut, 4 * 32 * 64 * 3);
     // a width that is no multiple of 32 has no codes, but for what attention gives
     config.dim = 60;
     let codes = 512 * ((64 + 96) + (2 + 3) * 8);
     let head = head - 32 * 4;
     assert_eq!(workspace(&config, whole, 10, 3), 4 * (floats - 512 * 8 + partial + inputs + turns + head) + codes);
+}
+
+#[test]
+fn parts_of_every_layer_are_all_of_it_together() {
+    for (model, parts) in [("qwen3-8b-q4_k_m", 2), ("qwen3-8b-q8_0", 4), ("llama3.3-70b-q4_k_m", 8)] {
+        let Shape { config, weights, .. } = Shape::published(model).unwrap();
+        let own = tensor::part(&config, parts).unwrap();
+        let all: Vec<_> = (0..parts).map(|i| weights.part(&config, &own, (i, parts))).collect();
+        let sum = |of: &dyn Fn(&shape::Weights) -> u64| all.iter().map(of).sum::<u64>();
+        let more = parts as u64 - 1; // of what is whole on each
+        let cut = weights.cut[0];
+        assert_eq!(sum(&|w| w.layers[0]), weights.layers[0] + more * (weights.layers[0] - cut.heads - cut.hidden), "{model}");
+        // rows of the head are even but for those that make 16s of them
+        let head = weights.head + more * 4 * config.dim as u64;
+        assert!(sum(&|w| w.head).abs_diff(head) <= parts as u64, "{model}");
+        assert_eq!(sum(&|w| w.embeddings), parts as u64 * weights.embeddings, "{model}");
+    }
+    // a bias of what is summed is the first part's
+    let mut weights = Shape::published("qwen3-8b-q8_0").unwrap().weights;
+    let config = Shape::published("qwen3-8b-q8_0").unwrap().config;
+    let own = tensor::part(&config, 2).unwrap();
+    (weights.layers[3], weights.cut[3]) = (100, shape::Cut { heads: 40, hidden: 20, first: 8 });
+    assert_eq!([0, 1].map(|i| weights.part(&config, &own, (i, 2)).layers[3]), [32 + 8 + 20 + 10, 32 + 20 + 10]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A device, its stream and the kernels on it.
 
+use super::nccl::NcclError;
 use cudarc::driver::{result, sys};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
@@ -39,6 +40,12 @@ pub enum Error {
     /// Shapes that do not fit, seen before anything is launched.
     #[error("{0}")]
     Shape(String),
+    /// GPUs that are to share each layer of a model are not alike.
+    #[error("each layer can be cut over equal GPUs alone, and {0}; name equal ones, or divide the layers over them")]
+    Unequal(String),
+    /// NCCL does not do it.
+    #[error(transparent)]
+    Nccl(#[from] NcclError),
 }
 
 type Result<T> = std::result::Result<T, Error>;
@@ -46,6 +53,8 @@ type Result<T> = std::result::Result<T, Error>;
 /// What C leaves open between the fields of an argument. It is written, as 0: what happened to lie there could look like an address.
 pub(super) type Gap = i32;
 
+/// What a stream says that has something to do yet.
+const NOT_READY: u32 = 600;
 /// After these the context is unusable.
 const LOST: [u32; 9] = [46, 214, 700, 702, 710, 714, 715, 716, 719];
 
@@ -231,6 +240,19 @@ impl Device {
     /// What the driver's refusal to do something on it means.
     pub(super) fn failed(&self, what: &'static str, e: result::DriverError) -> Error {
         failed(self.gpu.ordinal, what, e)
+    }
+
+    /// Whether all is done that was launched on it. Does not wait.
+    ///
+    /// # Errors
+    /// What the kernels met: [`Error::Lost`].
+    pub(super) fn is_idle(&self) -> Result<bool> {
+        self.bind()?;
+        // SAFETY: the stream lives as long as the device.
+        match unsafe { sys::cuStreamQuery(self.stream.handle).result() } {
+            Err(e) if e.0 as u32 == NOT_READY => Ok(false),
+            other => other.map(|()| true).map_err(|e| self.failed("tell whether it is done", e)),
+        }
     }
 
     /// Waits until all that was launched is done.

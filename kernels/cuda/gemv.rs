@@ -4,7 +4,9 @@ use super::buffer::{Buffer, Element};
 use super::device::{Device, Error, Gap};
 use crate::{Activation, BlockType};
 use std::ffi::c_void;
+use std::ops::Range;
 use std::ptr::from_mut;
+use std::sync::Arc;
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -23,7 +25,8 @@ pub(super) fn holds<T: Element>(what: &str, buffer: &Buffer<T>, len: usize) -> R
 
 /// Weights (rows = output features n, cols = input features k) in ggml's blocks.
 pub struct DeviceMatrix {
-    data: Buffer<u8>,
+    data: Arc<Buffer<u8>>,
+    first: usize, // byte of `data` where its rows begin
     kind: BlockType,
     rows: usize,
     cols: usize,
@@ -44,7 +47,25 @@ impl DeviceMatrix {
         if rows.max(cols) > i32::MAX as usize {
             return Err(Error::Shape(format!("{rows} x {cols} weights; at most 2^31 - 1 rows and columns")));
         }
-        Ok(Self { data: device.upload(bytes)?, kind, rows, cols })
+        Ok(Self { data: device.upload(bytes)?.into(), first: 0, kind, rows, cols })
+    }
+
+    /// Some of its rows, where they lie. Products expect their first byte at a multiple of 16, as which every 16th row begins.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for rows that it has not, or that begin elsewhere.
+    pub fn some(&self, rows: Range<usize>) -> Result<Self> {
+        let Self { kind, cols, .. } = *self;
+        let (block, size) = kind.block();
+        let first = self.first + rows.start.saturating_mul(cols / block * size);
+        if rows.start > rows.end || rows.end > self.rows || !first.is_multiple_of(16) {
+            return Err(Error::Shape(format!("rows {rows:?} of {} x {cols} weights of {kind:?}", self.rows)));
+        }
+        Ok(Self { data: self.data.clone(), first, kind, rows: rows.len(), cols })
+    }
+
+    fn pointer(&self) -> u64 {
+        self.data.pointer() + self.first as u64
     }
 
     /// Output features n.
@@ -62,7 +83,7 @@ impl DeviceMatrix {
         self.kind
     }
 
-    /// Bytes on the device.
+    /// Bytes on the device, all rows of what it may be some of.
     pub fn bytes(&self) -> usize {
         self.data.len()
     }
@@ -227,7 +248,7 @@ pub(super) fn raw_part((weights, bias): (&DeviceMatrix, Option<&Buffer<f32>>), k
         holds("the bias", bias, weights.rows)?;
     }
     let bias = bias.map_or(0, Buffer::pointer);
-    Ok(RawPart { weights: weights.data.pointer(), bias, out: 0, rows: weights.rows as i32, kind: weights.kind as i32 })
+    Ok(RawPart { weights: weights.pointer(), bias, out: 0, rows: weights.rows as i32, kind: weights.kind as i32 })
 }
 
 fn raw(rows: usize, input: &GemvInput, k: usize, quantized: bool) -> Result<Raw> {
@@ -302,8 +323,7 @@ pub fn embed(
 ) -> Result<()> {
     holds("tokens", tokens, rows)?;
     holds("x", x, rows * table.cols)?;
-    let (mut data, mut kind, mut k, mut vocab) =
-        (table.data.pointer(), table.kind as i32, table.cols as i32, table.rows as i32);
+    let (mut data, mut kind, mut k, mut vocab) = (table.pointer(), table.kind as i32, table.cols as i32, table.rows as i32);
     let (mut scale, mut tokens, mut x) = (scale, tokens.pointer(), x.pointer());
     let mut args: [*mut c_void; 7] = [
         from_mut(&mut data).cast(),

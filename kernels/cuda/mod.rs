@@ -44,9 +44,9 @@ pub use gemv::{DeviceMatrix, Gate, GemvInput, Part, Quantized, embed, gated, gem
 pub use graph::Graph;
 pub use link::Link;
 pub use mel::MelBank;
-pub use nccl::{Communicator, NcclError};
+pub use nccl::{Communicator, NcclError, nccl_version, turn};
 pub use picture::{DeviceFinish, Operands, Span};
 pub use rows::{add_norm, quantize, rms_norm, softcap};
 pub use sample::{Choice, Chosen, choose};
 pub use store::{DeviceStore, Rows};
-pub use transformer::{LayerNorm, activate, add_places, gather, layer_norm, unfold};
+pub use transformer::{LayerNorm, activate, add_places, gather, join, layer_norm, unfold};

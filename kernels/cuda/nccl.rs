@@ -1,4 +1,4 @@
-//! Sums over the GPUs of one machine, by NVIDIA's NCCL.
+//! What the GPUs of one machine do together, by NVIDIA's NCCL: sums, and rows that each has a part of.
 //!
 //! The library is looked up when the first communicator is made; a machine without it does everything else. It has run against a
 //! double of the library in an emulator (`tests/cuda.sh`). **It has not run on real GPUs yet.**
@@ -7,7 +7,7 @@ use super::buffer::Buffer;
 use super::device::{Device, Error};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::null_mut;
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Oldest version that works: the first whose sums can be captured into a graph, 2.9.6 (10000 * major + 100 * minor + patch).
 const OLDEST: c_int = 20_906;
@@ -16,7 +16,7 @@ const FLOAT: c_int = 7;
 /// NCCL's number of the sum.
 const SUM: c_int = 0;
 
-/// What can go wrong between GPUs.
+/// What can go wrong with the library.
 #[allow(missing_docs)] // the fields are what the messages name
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum NcclError {
@@ -29,15 +29,9 @@ pub enum NcclError {
     /// The library refuses.
     #[error("NCCL refuses to {what}: {why}")]
     Refused { what: &'static str, why: String },
-    /// Devices or buffers that do not fit together, seen before anything is launched.
-    #[error("{0}")]
-    Shape(String),
-    /// A GPU refuses.
-    #[error(transparent)]
-    Device(#[from] Error),
 }
 
-type Result<T> = std::result::Result<T, NcclError>;
+type Result<T> = std::result::Result<T, Error>;
 type Handle = *mut c_void;
 
 /// The functions that are used, as nccl.h of 2.9 and later declares them.
@@ -49,17 +43,19 @@ struct Library {
     all_reduce: unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, Handle, *mut c_void) -> c_int,
     group_start: unsafe extern "C" fn() -> c_int,
     group_end: unsafe extern "C" fn() -> c_int,
+    all_gather: unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, Handle, *mut c_void) -> c_int,
     error_string: unsafe extern "C" fn(c_int) -> *const c_char,
+    version: c_int,
 }
 
 impl Library {
     /// The library of this process, opened once.
-    fn get() -> Result<&'static Self> {
-        static LIBRARY: OnceLock<Result<Library>> = OnceLock::new();
+    fn get() -> std::result::Result<&'static Self, NcclError> {
+        static LIBRARY: OnceLock<std::result::Result<Library, NcclError>> = OnceLock::new();
         LIBRARY.get_or_init(Self::open).as_ref().map_err(Clone::clone)
     }
 
-    fn open() -> Result<Self> {
+    fn open() -> std::result::Result<Self, NcclError> {
         // SAFETY: the name is a C string. The library stays open as long as the process.
         let library = unsafe { libc::dlopen(c"libnccl.so.2".as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
         if library.is_null() {
@@ -70,7 +66,7 @@ impl Library {
         // SAFETY: each function is declared so in nccl.h.
         unsafe {
             let version: unsafe extern "C" fn(*mut c_int) -> c_int = symbol(library, c"ncclGetVersion")?;
-            let found = Self {
+            let mut found = Self {
                 init_all: symbol(library, c"ncclCommInitAll")?,
                 destroy: symbol(library, c"ncclCommDestroy")?,
                 abort: symbol(library, c"ncclCommAbort")?,
@@ -78,15 +74,17 @@ impl Library {
                 all_reduce: symbol(library, c"ncclAllReduce")?,
                 group_start: symbol(library, c"ncclGroupStart")?,
                 group_end: symbol(library, c"ncclGroupEnd")?,
+                all_gather: symbol(library, c"ncclAllGather")?,
                 error_string: symbol(library, c"ncclGetErrorString")?,
+                version: 0,
             };
-            let mut seen = 0;
-            found.done(version(&mut seen), "tell its version")?;
-            if seen < OLDEST { Err(NcclError::Old { seen }) } else { Ok(found) }
+            let told = version(&mut found.version);
+            found.done(told, "tell its version")?;
+            if found.version < OLDEST { Err(NcclError::Old { seen: found.version }) } else { Ok(found) }
         }
     }
 
-    fn done(&self, code: c_int, what: &'static str) -> Result<()> {
+    fn done(&self, code: c_int, what: &'static str) -> std::result::Result<(), NcclError> {
         // SAFETY: the function takes every number and gives a C string.
         let why = || unsafe { text((self.error_string)(code)) };
         if code == 0 { Ok(()) } else { Err(NcclError::Refused { what, why: format!("{} ({code})", why()) }) }
@@ -105,7 +103,7 @@ unsafe fn text(from: *const c_char) -> String {
 
 /// # Safety
 /// `F` is the type of the library's function of this name.
-unsafe fn symbol<F: Copy>(library: Handle, name: &CStr) -> Result<F> {
+unsafe fn symbol<F: Copy>(library: Handle, name: &CStr) -> std::result::Result<F, NcclError> {
     const { assert!(size_of::<F>() == size_of::<Handle>()) };
     // SAFETY: the library is open; a function's address has the size of a pointer.
     unsafe {
@@ -117,11 +115,28 @@ unsafe fn symbol<F: Copy>(library: Handle, name: &CStr) -> Result<F> {
     }
 }
 
-/// GPUs of this process that sum together.
+/// The version of the library that this machine has, as `2.27.3`.
+///
+/// # Errors
+/// [`NcclError`]: there is none, or it is too old.
+pub fn nccl_version() -> std::result::Result<String, NcclError> {
+    let v = Library::get()?.version;
+    Ok(format!("{}.{}.{}", v / 10_000, v / 100 % 100, v % 100))
+}
+
+/// Held by who launches what several GPUs do together, until that is done: what two communicators launch on the same GPUs in different
+/// orders can wait for each other without end (NCCL user guide, "Using multiple NCCL communicators concurrently").
+pub fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// GPUs of this process that do things together. Graphs in which they do have to be dropped before it: NCCL waits for them.
 pub struct Communicator {
     library: &'static Library,
     members: Vec<Handle>, // (devices)
     devices: Vec<Device>,
+    broken: bool,
 }
 
 // SAFETY: NCCL allows a communicator to be used from any thread, by one at a time: a sum borrows it alone.
@@ -131,19 +146,19 @@ impl Communicator {
     /// Connects devices, each once, in this order.
     ///
     /// # Errors
-    /// [`NcclError`].
+    /// [`Error::Shape`] for no device or one twice, [`Error::Nccl`].
     pub fn new(devices: &[Device]) -> Result<Self> {
         let ordinals: Vec<c_int> = devices.iter().map(|d| d.ordinal() as c_int).collect();
         let twice = (1..ordinals.len()).any(|i| ordinals[..i].contains(&ordinals[i]));
         if ordinals.is_empty() || twice {
-            return Err(NcclError::Shape(format!("GPUs {ordinals:?} are to sum together; at least one is needed, each once")));
+            return Err(Error::Shape(format!("GPUs {ordinals:?} are to sum together; at least one is needed, each once")));
         }
         let library = Library::get()?;
         let mut members = vec![null_mut(); ordinals.len()];
         // SAFETY: both lists have that many members.
         let made = unsafe { (library.init_all)(members.as_mut_ptr(), ordinals.len() as c_int, ordinals.as_ptr()) };
         library.done(made, "connect the GPUs")?;
-        Ok(Self { library, members, devices: devices.to_vec() })
+        Ok(Self { library, members, devices: devices.to_vec(), broken: false })
     }
 
     /// The devices, in order.
@@ -156,34 +171,83 @@ impl Communicator {
     /// all devices are being captured.
     ///
     /// # Errors
-    /// [`NcclError::Shape`] for other than one long enough buffer of each device in order; [`NcclError::Refused`].
+    /// [`Error::Shape`] for other than one long enough buffer of each device in order; [`Error::Nccl`].
     pub fn all_reduce(&mut self, buffers: &mut [&mut Buffer<f32>], len: usize) -> Result<()> {
-        let fits = |(b, d): (&&mut Buffer<f32>, &Device)| b.device().ordinal() == d.ordinal() && b.len() >= len;
-        if buffers.len() != self.devices.len() || !buffers.iter().zip(&self.devices).all(fits) {
-            let seen: Vec<_> = buffers.iter().map(|b| (b.device().ordinal(), b.len())).collect();
-            let wanted: Vec<_> = self.devices.iter().map(Device::ordinal).collect();
-            return Err(NcclError::Shape(format!("{len} elements of buffers (GPU, length) {seen:?} over GPUs {wanted:?}")));
+        self.fit(len, buffers.iter().map(|b| (b.device(), b.len())))?;
+        self.together("sum", |i, member, stream| {
+            let at = buffers[i].pointer() as Handle;
+            // SAFETY: the buffer holds the elements and is this member's; the stream lives as long as the device.
+            unsafe { (self.library.all_reduce)(at, at, len, FLOAT, SUM, member, stream) }
+        })
+    }
+
+    /// Puts the first `len` elements of each device's first buffer behind each other, in the order of the devices, into the second one
+    /// of all of them. As [`Communicator::all_reduce`] otherwise.
+    ///
+    /// # Errors
+    /// As [`Communicator::all_reduce`].
+    pub fn all_gather(&mut self, buffers: &mut [(&Buffer<f32>, &mut Buffer<f32>)], len: usize) -> Result<()> {
+        self.fit(len, buffers.iter().map(|(own, _)| (own.device(), own.len())))?;
+        self.fit(len.saturating_mul(buffers.len()), buffers.iter().map(|(_, all)| (all.device(), all.len())))?;
+        self.together("gather", |i, member, stream| {
+            let (own, all) = &buffers[i];
+            // SAFETY: as above, and all devices' elements fit the second buffer.
+            unsafe { (self.library.all_gather)(own.pointer() as Handle, all.pointer() as Handle, len, FLOAT, member, stream) }
+        })
+    }
+
+    /// Refuses other than one buffer of at least `len` elements of each device in order.
+    fn fit<'a>(&self, len: usize, buffers: impl Iterator<Item = (&'a Device, usize)>) -> Result<()> {
+        let seen: Vec<_> = buffers.map(|(device, room)| (device.ordinal(), room)).collect();
+        let wanted: Vec<_> = self.devices.iter().map(Device::ordinal).collect();
+        let fits = |(&(gpu, room), &wanted): (&(usize, usize), &usize)| gpu == wanted && room >= len;
+        if seen.len() == wanted.len() && seen.iter().zip(&wanted).all(fits) {
+            return Ok(());
         }
+        Err(Error::Shape(format!("{len} elements of buffers (GPU, length) {seen:?} over GPUs {wanted:?}")))
+    }
+
+    /// One call for each member, as a group: NCCL begins when all are there.
+    fn together(&self, what: &'static str, call: impl Fn(usize, Handle, Handle) -> c_int) -> Result<()> {
         let library = self.library;
         // SAFETY: takes nothing.
-        library.done(unsafe { (library.group_start)() }, "begin a sum")?;
+        library.done(unsafe { (library.group_start)() }, what)?;
         let mut launched = Ok(());
-        for ((buffer, device), &member) in buffers.iter().zip(&self.devices).zip(&self.members) {
-            let at = buffer.pointer() as Handle;
-            let one = device.bind().map_err(NcclError::from).and_then(|()| {
-                // SAFETY: the buffer holds the elements and is this member's; the stream lives as long as the device.
-                let code = unsafe { (library.all_reduce)(at, at, len, FLOAT, SUM, member, device.stream().cast()) };
-                library.done(code, "sum")
-            });
+        for (i, (device, &member)) in self.devices.iter().zip(&self.members).enumerate() {
+            let one = device.bind().and_then(|()| Ok(library.done(call(i, member, device.stream().cast()), what)?));
             launched = launched.and(one);
         }
         // a group that was begun is ended, whatever happened in it
         // SAFETY: takes nothing.
-        let ended = library.done(unsafe { (library.group_end)() }, "sum");
-        launched.and(ended)
+        let ended = library.done(unsafe { (library.group_end)() }, what);
+        launched.and(ended.map_err(Error::from))
     }
 
-    /// What became of the sums that were launched: a connection that broke, a GPU that is gone.
+    /// Waits until all is done that was launched on the devices' streams. Who waits for one of them alone waits without end where
+    /// another one fails: it comes to no sum any more. After an error the communicator is to be dropped by [`Communicator::abort`].
+    ///
+    /// # Errors
+    /// What the first that failed met, or what NCCL did.
+    pub fn wait(&self) -> Result<()> {
+        loop {
+            let mut idle = true;
+            for device in &self.devices {
+                idle &= device.is_idle()?;
+            }
+            self.check()?;
+            if idle {
+                return Ok(());
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Ends what is under way, after a failure: devices that wait for one that does not come go on, with what they have.
+    pub fn abort(mut self) {
+        self.broken = true;
+    }
+
+    /// What became of what was launched: a connection that broke, a GPU that is gone.
     ///
     /// # Errors
     /// [`NcclError::Refused`].
@@ -192,7 +256,7 @@ impl Communicator {
             let mut state = 0;
             // SAFETY: the member lives; the library writes one integer.
             self.library.done(unsafe { (self.library.async_error)(member, &mut state) }, "tell how it is")?;
-            self.library.done(state, "go on")
+            Ok(self.library.done(state, "go on")?)
         })
     }
 }
@@ -200,7 +264,8 @@ impl Communicator {
 impl Drop for Communicator {
     fn drop(&mut self) {
         // where something broke, others would be waited for without end
-        let end = if self.check().is_ok() { self.library.destroy } else { self.library.abort };
+        let whole = !self.broken && self.check().is_ok();
+        let end = if whole { self.library.destroy } else { self.library.abort };
         for (&member, device) in self.members.iter().zip(&self.devices) {
             let _ = device.bind();
             // SAFETY: nobody else has the member.
@@ -212,6 +277,7 @@ impl Drop for Communicator {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cuda::Graph;
 
     /// All devices there are; at least two are needed.
     fn devices() -> Vec<Device> {
@@ -246,11 +312,46 @@ mod tests {
         together.check().unwrap();
     }
 
+    /// Each has all parts in order, also by graphs, whose second run takes up what the buffers hold then.
+    #[test]
+    #[ignore = "needs two GPUs and NCCL, or the doubles of tests/cuda.sh"]
+    fn parts_are_gathered_and_graphs_of_all_run_together() {
+        let devices = devices();
+        let (n, len) = (devices.len(), 37);
+        let mut together = Communicator::new(&devices).unwrap();
+        let part = |member: usize, add: usize| (0..len).map(|i| (member * len + i + add) as f32).collect::<Vec<_>>();
+        let mut own: Vec<_> = devices.iter().enumerate().map(|(m, d)| d.upload(&part(m, 0)).unwrap()).collect();
+        let mut all: Vec<_> = devices.iter().map(|d| d.zeros::<f32>(n * len).unwrap()).collect();
+        let graphs = Graph::capture(&devices, || {
+            together.all_gather(&mut own.iter().zip(&mut all).collect::<Vec<_>>(), len)?;
+            together.all_reduce(&mut all.iter_mut().collect::<Vec<_>>(), n * len)
+        })
+        .unwrap();
+        assert!(graphs.iter().all(|g| g.launches() == 2));
+        for add in [0, 5] {
+            own.iter_mut().enumerate().for_each(|(m, own)| own.write(0, &part(m, add)).unwrap());
+            graphs.iter().try_for_each(Graph::replay).unwrap();
+            together.wait().unwrap();
+            for all in &all {
+                let want: Vec<_> = (0..n * len).map(|i| ((i + add) * n) as f32).collect();
+                let mut got = vec![0.0; n * len];
+                all.read(0, &mut got).unwrap();
+                assert_eq!(got, want);
+            }
+        }
+        // a member that does not come is waited for, until those who wait are told to go on
+        graphs[0].replay().unwrap();
+        assert!(!devices[0].is_idle().unwrap());
+        drop(graphs);
+        together.abort();
+        assert!(devices[0].is_idle().unwrap());
+    }
+
     #[test]
     #[ignore = "needs two GPUs and NCCL, or the doubles of tests/cuda.sh"]
     fn what_does_not_fit_is_refused() {
         let devices = devices();
-        let shape = |r: Result<()>| assert!(matches!(r, Err(NcclError::Shape(_))), "{r:?}");
+        let shape = |r: Result<()>| assert!(matches!(r, Err(Error::Shape(_))), "{r:?}");
         shape(Communicator::new(&[]).map(drop));
         shape(Communicator::new(&[devices[0].clone(), devices[0].clone()]).map(drop));
         let mut together = Communicator::new(&devices[..2]).unwrap();
@@ -259,6 +360,9 @@ mod tests {
         shape(together.all_reduce(&mut [&mut b, &mut a], 4));
         shape(together.all_reduce(&mut [&mut a, &mut b], 5));
         shape(together.all_reduce(&mut [&mut a, &mut b, &mut c], 4));
+        shape(together.all_gather(&mut [(&c, &mut a), (&c, &mut b)], 1));
+        let mut d = devices[0].zeros::<f32>(3).unwrap();
+        shape(together.all_gather(&mut [(&a, &mut d), (&c, &mut b)], 2));
         together.all_reduce(&mut [&mut a, &mut b], 4).unwrap();
     }
 
@@ -268,7 +372,7 @@ mod tests {
     fn a_library_that_will_not_do_is_told() {
         let (devices, wanted) = (devices(), std::env::var("DREAMSEED_NCCL_REFUSAL").unwrap());
         let tried = Communicator::new(&devices).and_then(|mut together| {
-            let mut buffers = devices.iter().map(|d| d.zeros(8)).collect::<std::result::Result<Vec<_>, _>>()?;
+            let mut buffers = devices.iter().map(|d| d.zeros(8)).collect::<Result<Vec<_>>>()?;
             together.all_reduce(&mut buffers.iter_mut().collect::<Vec<_>>(), 8)?;
             together.check()
         });

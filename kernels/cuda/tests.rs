@@ -142,6 +142,10 @@ fn products_agree_with_f64_for_every_block_type() {
             want.iter_mut().enumerate().for_each(|(i, v)| *v += f64::from(bias[i % n]) + f64::from(before[i]));
             close(&format!("{kind:?} {rows}"), &read(&out, rows * n), &want, 2e-4);
             close("second", &read(&out2, rows * other), &product(&rounded(&h_plain), &w2, k), 2e-4);
+            let (some, mut out3) = (a.some(16..n).unwrap(), device.zeros(rows * (n - 16)).unwrap());
+            gemv(&device, rows, &input, &mut [Part { weights: &some, bias: None, out: &mut out3 }], false).unwrap();
+            close("some rows", &read(&out3, rows * (n - 16)), &product(&seen, &w[16 * k..], k), 2e-4);
+            assert!(matches!(a.some(16..n + 1).map(drop), Err(Error::Shape(_))));
             if rows == 1 {
                 let input = GemvInput::Normed { x: &dx, weight: &ones, eps: 0.0 };
                 let mut out = device.zeros(n).unwrap();

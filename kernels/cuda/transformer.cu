@@ -1,4 +1,4 @@
-// Rows of transformers: layer norm, activations, learned places, and the frames that a convolution over time sees.
+// Rows of transformers: layer norm, activations, learned places, the frames that a convolution over time sees, rows in parts.
 #include "common.cuh"
 
 // h = (x - mean) / sqrt(variance + eps) * gamma + beta, (m, k); in floats where h is not null, in 8 bits where q is not. Grid (m).
@@ -71,4 +71,13 @@ extern "C" __global__ void __launch_bounds__(256) add_places(const float* table,
 extern "C" __global__ void __launch_bounds__(256) gather(const float* x, int n, int k, const int* rows, float* out) {
     const size_t from = (size_t)min(max(rows[blockIdx.x], 0), n - 1) * k;
     for (int e = threadIdx.x; e < k; e += blockDim.x) out[(size_t)blockIdx.x * k + e] = x[from + e];
+}
+
+// Rows whose columns were computed apart to out (m, k). x: parts of (m, width) each, the last one's rows as short as its columns are few.
+// Grid (k / 256 rounded up, m).
+extern "C" __global__ void __launch_bounds__(256) join(const float* x, int width, int k, float* out) {
+    const int c = blockIdx.x * blockDim.x + threadIdx.x;
+    if (c >= k) return;
+    const int first = c / width * width, own = min(width, k - first);
+    out[(size_t)blockIdx.y * k + c] = x[(size_t)first * gridDim.y + (size_t)blockIdx.y * own + c % width];
 }

@@ -152,6 +152,31 @@ pub fn gather(
     by_row("gather", device, (count, rows), (x, n, k), out)
 }
 
+/// Puts `rows` rows together whose columns were computed apart, into `out`, (rows, k). `x`: `parts` parts of (rows, width) elements; the
+/// last one begins with rows of the columns that are left, (rows, k - (parts - 1) * width).
+///
+/// # Errors
+/// As [`layer_norm`]; [`Error::Shape`] too for parts that do not cover the columns.
+pub fn join(
+    device: &Device,
+    rows: usize,
+    (x, parts, width): (&Buffer<f32>, usize, usize),
+    k: usize,
+    out: &mut Buffer<f32>,
+) -> Result<()> {
+    let wide = parts.saturating_mul(width);
+    if k == 0 || k > wide {
+        return Err(Error::Shape(format!("rows of {k} columns of {parts} parts of {width}")));
+    }
+    holds("the parts of rows", x, rows.saturating_mul(wide))?;
+    holds("where rows go", out, rows * k)?;
+    let (mut x, mut width, mut k, mut out) = (x.pointer(), width as i32, k as i32, out.pointer());
+    let mut args: [*mut c_void; 4] =
+        [from_mut(&mut x).cast(), from_mut(&mut width).cast(), from_mut(&mut k).cast(), from_mut(&mut out).cast()];
+    // SAFETY: as above.
+    unsafe { device.launch("join", [(k as usize).div_ceil(THREADS), rows, 1], THREADS, 0, &mut args) }
+}
+
 fn by_row(
     kernel: &'static str,
     device: &Device,

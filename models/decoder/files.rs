@@ -1,6 +1,9 @@
 //! Where the tensors of a decoder come from: a GGUF file, or HF's safetensors under GGUF's names.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserialize;
 
@@ -160,6 +163,24 @@ impl Files<'_> {
     ) -> Result<P::Matrix> {
         let mut parts = self.matrices(place, name, (&[rows], cols), config)?;
         parts.pop().ok_or_else(|| Error::Tensor { name: name.into(), problem: "holds no matrix".into() })
+    }
+
+    /// Some rows of a matrix of (all, cols).
+    pub(super) fn rows<P: Place>(
+        &self,
+        place: &P,
+        name: &str,
+        (rows, all, cols): (Range<usize>, usize, usize),
+        config: &Config,
+    ) -> Result<P::Matrix> {
+        let (kind, bytes) = self.blocks(name, (&[all], cols), config)?;
+        let (block, size) = kind.block();
+        let row = cols / block * size;
+        let own = bytes.get(rows.start * row..rows.end * row).ok_or_else(|| Error::Tensor {
+            name: name.into(),
+            problem: format!("holds {} bytes, and rows {rows:?} of {row} are needed", bytes.len()),
+        })?;
+        place.matrix(name, kind, (rows.len(), cols), own)
     }
 
     /// A tensor cut along its rows: matrices of `rows` rows each, one below the other.

@@ -3,22 +3,22 @@
 //! Each part has some of the heads and some of the feed-forward width, and is a smaller model of the same kind: query, key, value,
 //! gate and up lose rows, output and down lose columns. What the parts' output (and down) products give is summed over them, by an
 //! all-reduce between GPUs, before the norm behind it and the residual stream: two sums a layer, of (rows, dim) floats. Biases of
-//! output and down are the first part's alone. Norms, embeddings and the head are whole in every part: no part asks another for a
-//! token's row, and all have the same logits, so that each chooses the same next token by itself. Reading the whole head costs each
-//! part less than 3% of a step where a 70B model is cut in two.
+//! output and down are the first part's alone. Norms and embeddings are whole in every part: no part asks another for a token's row.
+//! On GPUs each part has some rows of the head ([`vocab_rows`]) and all gather the others' logits, so that each chooses the same next
+//! token by itself.
 //!
-//! [`Sharded`] does it on the processor: the reference of executors over several GPUs.
+//! [`Sharded`] does it on the processor, with the head whole: the reference of `cuda::Layout::Tensor`.
 
 mod reference;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
-use std::ops::Range;
+use std::{ops::Range, path::Path};
 
 use dreamseed_kernels::BlockType;
 
 use super::{Config, files::Files};
-use crate::weights::{Error, Result};
+use crate::weights::{Error, Result, gguf::Gguf};
 
 pub use reference::Sharded;
 
@@ -41,6 +41,61 @@ fn cut(name: &str) -> Option<Cut> {
         "ffn_down" => Some(Cut::HiddenCols),
         _ => None,
     }
+}
+
+/// How much of a tensor one of several parts holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// All of it.
+    Whole,
+    /// All of it, where the part is the first; nothing elsewhere.
+    ByFirst,
+    /// As much as of the heads.
+    OfHeads,
+    /// As much as of the feed-forward width.
+    OfHidden,
+    /// As much as of the vocabulary.
+    OfVocab,
+}
+
+/// How much of a tensor a part holds, by GGUF's name of it.
+pub fn held(name: &str) -> Held {
+    match cut(name) {
+        Some(Cut::HeadCols | Cut::HiddenCols) if name.ends_with(".bias") => Held::ByFirst,
+        Some(Cut::HeadRows | Cut::HeadCols) => Held::OfHeads,
+        Some(Cut::HiddenRows | Cut::HiddenCols) => Held::OfHidden,
+        None if name == "output.weight" => Held::OfVocab,
+        None => Held::Whole,
+    }
+}
+
+/// Rows of the head that a part has: as even as whole 16s allow, at which products on GPUs can begin. Beyond the vocabulary there is
+/// none: [`configs`] refuses parts without one.
+pub fn vocab_rows(vocab: usize, parts: usize, index: usize) -> Range<usize> {
+    let width = vocab.div_ceil(parts.max(1)).next_multiple_of(16);
+    (width * index).min(vocab)..(width * (index + 1)).min(vocab)
+}
+
+/// The configurations of the parts into which a model can be cut for so many GPUs. Of the files only headers are read.
+///
+/// # Errors
+/// [`Error::Unsupported`] for what cannot be cut, with the numbers; what is wrong with the files.
+pub fn configs(source: Source, config: &Config, parts: usize) -> Result<Vec<Config>> {
+    let files = match source {
+        Source::Gguf(gguf) => &Files::Gguf(gguf),
+        Source::Folder(path) => &Files::hf(path)?,
+    };
+    let split = Split::for_gpus(files, config, parts)?;
+    Ok((0..parts).map(|i| split.config(i)).collect())
+}
+
+/// Weights as they are found.
+#[derive(Clone, Copy)]
+pub enum Source<'a> {
+    /// An open GGUF file.
+    Gguf(&'a Gguf),
+    /// A folder with safetensors.
+    Folder(&'a Path),
 }
 
 /// How a model is cut.
@@ -88,6 +143,21 @@ impl<'a> Split<'a> {
         }
         let hidden = (0..parts).map(|i| units * i / parts * unit..units * (i + 1) / parts * unit).collect();
         Ok(Self { files, config, hidden })
+    }
+
+    /// As [`Split::new`], for parts that have some rows of the head each.
+    ///
+    /// # Errors
+    /// As [`Split::new`].
+    pub(super) fn for_gpus(files: &'a Files<'a>, config: &'a Config, parts: usize) -> Result<Self> {
+        let split = Self::new(files, config, parts)?;
+        if vocab_rows(config.vocab, parts, parts - 1).is_empty() {
+            return Err(Error::Unsupported(format!(
+                "a vocabulary of {} cannot be divided over {parts} parts in rows of 16; choose another number of parts",
+                config.vocab
+            )));
+        }
+        Ok(split)
     }
 
     /// Number of parts.

@@ -272,10 +272,10 @@ impl<'a> Reader<'a> {
         self.files.matrix(place, "token_embd.weight", (self.config.vocab, self.config.dim), self.config)
     }
 
-    /// The last norm, (dim), and the output matrix, (vocab, dim); `None`: the embeddings serve.
-    pub(super) fn head<P: Place>(&self, place: &P) -> Result<(P::Vector, Option<P::Matrix>)> {
+    /// The last norm, (dim), and some rows of the output matrix, (vocab, dim); `None`: the embeddings serve.
+    pub(super) fn head<P: Place>(&self, place: &P, rows: Range<usize>) -> Result<(P::Vector, Option<P::Matrix>)> {
         let Config { vocab, dim, tied, .. } = *self.config;
-        let output = (!tied).then(|| self.files.matrix(place, "output.weight", (vocab, dim), self.config)).transpose()?;
+        let output = (!tied).then(|| self.files.rows(place, "output.weight", (rows, vocab, dim), self.config)).transpose()?;
         Ok((place.vector(norm(self.files, "output_norm.weight", dim, self.config)?)?, output))
     }
 
@@ -296,7 +296,7 @@ impl<P: Place> Weights<P> {
         let reader = Reader::new(files, config, pool)?;
         let embeddings = reader.embeddings(place)?;
         let layers = reader.layers(place, 0..config.layers)?;
-        let (output_norm, output) = reader.head(place)?;
+        let (output_norm, output) = reader.head(place, 0..config.vocab)?;
         Ok(Self { embeddings, layers, output_norm, output })
     }
 }

@@ -7,9 +7,12 @@
 // with copies of their arguments; in a capture everything else that touches the device is refused, as the product promises to do none
 // of it. One process, and captures of one thread, as CU_STREAM_CAPTURE_MODE_THREAD_LOCAL has them.
 //
+// What several devices do together (NCCL's double puts it there by `doubleMeet`) runs when all have come to it. A stream that waits for
+// one that does not come is not done whenever it is asked; a call that would wait for it without end ends the process instead.
+//
 //   DREAMSEED_DRIVER_FAULT=NAME:N:CODE   the N-th call of NAME (cuLaunchKernel, cuMemAlloc_v2, ...) returns CODE; after a code that
 //                                        means a lost device (700, 719, ...) every further call for that device does.
-//                                        NAME@D: calls for device D alone
+//                                        NAME@D: calls for device D alone. NAME `kernel`: the N-th kernel that runs meets CODE there
 //   DREAMSEED_DRIVER_MEMORY=BYTES,..     the devices have so much memory; of a single number, each
 //   DREAMSEED_DRIVER_VERSION=V           the driver's version, 1000 * major + 10 * minor
 //   DREAMSEED_DRIVER_COPIES=FILE         counts copies to devices, their bytes, copies from devices and their bytes: 8 bytes each
@@ -25,7 +28,7 @@
 #include <unistd.h>
 
 typedef void* V;
-enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, LOST = 700, UNSUPPORTED = 900, INVALIDATED = 901, ALREADY = 704 };
+enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_READY = 600, LOST = 700, UNSUPPORTED = 900, INVALIDATED = 901, ALREADY = 704 };
 enum { MOST_PARAMS = 32, MOST_KERNELS = 1 << 14, MOST_DEVICES = 16, FIRST_CONTEXT = 0x1000 };
 
 typedef struct {
@@ -33,8 +36,23 @@ typedef struct {
     V function;
     int params, sizes[MOST_PARAMS], device;
 } Kernel;
+// Those who meet: graphs that hold a meeting of theirs, meetings that are on streams, and whether nobody waits for the others any more.
 typedef struct {
-    Kernel* kernel;
+    int graphs, pending, aborted;
+} Company;
+// A call that all members make, each on a stream of its own, as often as it is launched.
+typedef struct {
+    Company* company;
+    int members, (*act)(V), result;
+    V what;
+    long done, launched[MOST_DEVICES], arrived[MOST_DEVICES];
+    V streams[MOST_DEVICES];
+    uint64_t at[MOST_DEVICES][2];
+} Meeting;
+typedef struct {
+    Kernel* kernel; // or
+    Meeting* meeting;
+    int member;
     unsigned dims[7];
     V args[MOST_PARAMS];
 } Node;
@@ -50,7 +68,7 @@ typedef struct {
     long recorded, happened;
 } Event;
 typedef struct Op {
-    enum { LAUNCH, TO_DEVICE, TO_HOST, WITHIN, TO_PEER, SET, RECORD, WAIT } kind;
+    enum { LAUNCH, TO_DEVICE, TO_HOST, WITHIN, TO_PEER, SET, RECORD, WAIT, MEET } kind;
     Node node;
     V host;
     uint64_t to, from;
@@ -61,7 +79,8 @@ typedef struct Op {
     struct Op* next;
 } Op;
 struct Stream {
-    int device, error;
+    int device, error, busy;
+    Graph* capture;
     Op *first, **last;
     Stream* next;
 };
@@ -71,7 +90,8 @@ static Kernel kernels[MOST_KERNELS];
 static int kernel_count, lost[MOST_DEVICES], reached[MOST_DEVICES][MOST_DEVICES];
 static uint64_t held[MOST_DEVICES];
 static Stream* streams;
-static __thread Graph* capturing;
+static __thread Stream* capturing[MOST_DEVICES]; // a thread's streams that are being captured
+static __thread int captures;
 static __thread int current; // device
 
 __attribute__((constructor)) static void begin(void) {
@@ -89,29 +109,30 @@ static V real(const char* name) {
     return found;
 }
 
-// What a call of `name` is to fail with, if anything.
-static int fault(const char* name) {
+// What `name` is to fail with on a device, if anything.
+static int fault_on(const char* name, int on) {
     static int calls;
-    if (lost[current]) return lost[current];
     const char* text = getenv("DREAMSEED_DRIVER_FAULT");
     if (!text) return OK;
     char wanted[64];
-    int n, code, device = current;
+    int n, code, device = on;
     if (sscanf(text, "%63[^:]:%d:%d", wanted, &n, &code) != 3) fprintf(stderr, "driver: %s is no fault\n", text), abort();
     char* at = strchr(wanted, '@');
     if (at) *at = 0, device = atoi(at + 1);
-    if (strcmp(wanted, name) || device != current) return OK;
+    if (strcmp(wanted, name) || device != on) return OK;
     pthread_mutex_lock(&lock);
     const int now = ++calls == n;
-    if (now && (code == 46 || code == 214 || code >= 700)) lost[current] = code;
+    if (now && (code == 46 || code == 214 || code >= 700)) lost[on] = code;
     pthread_mutex_unlock(&lock);
     return now ? code : OK;
 }
 
+static int fault(const char* name) { return lost[current] ? lost[current] : fault_on(name, current); }
+
 static int refused(const char* name) {
-    if (!capturing) return fault(name);
+    if (!captures) return fault(name);
     fprintf(stderr, "driver: %s in a capture\n", name);
-    capturing->broken = 1;
+    for (int i = 0; i < captures; i++) capturing[i]->capture->broken = 1;
     return UNSUPPORTED;
 }
 
@@ -215,6 +236,7 @@ static int execute(Stream* s, Op* op) {
     switch (op->kind) {
         case LAUNCH:
             if (!is_at_home(&op->node, s->device)) return LOST;
+            if (fault_on("kernel", s->device)) return lost[s->device] ? lost[s->device] : INVALID;
             return ((Launch)real("cuLaunchKernel"))(op->node.kernel->function, d[0], d[1], d[2], d[3], d[4], d[5], d[6], NULL,
                                                     op->node.args, NULL);
         case TO_DEVICE: return is_of(op->to, to, "a copy") ? copy("cuMemcpyHtoDAsync_v2", op) : LOST;
@@ -227,19 +249,43 @@ static int execute(Stream* s, Op* op) {
             return ((int (*)(uint64_t, unsigned char, size_t, V))real("cuMemsetD8Async"))(op->to, (unsigned char)op->number, op->bytes, NULL);
         case RECORD: return op->event->happened = op->number, OK;
         case WAIT: return OK;
+        case MEET: return op->node.meeting->company->aborted ? OK : op->node.meeting->result;
     }
     return INVALID;
 }
 
 static void release_node(Node* node) {
-    for (int i = 0; i < node->kernel->params; i++) free(node->args[i]);
+    for (int i = 0; node->kernel && i < node->kernel->params; i++) free(node->args[i]);
 }
 
-// Runs what is on a stream: all of it, or until `event` has happened for the `number`-th time.
-static int run(Stream* s, const Event* event, long number) {
-    while (s->first && !(event && event->happened >= number)) {
+static int run(Stream* s, const long* seen, long wanted);
+
+// A member comes to what all do together. Whether it may go on: all came, or nobody waits any more.
+static int meet(Stream* s, const Op* op) {
+    Meeting* m = op->node.meeting;
+    const long n = op->number;
+    if (m->arrived[op->node.member] < n) m->arrived[op->node.member] = n;
+    for (int i = 0; i < 2; i++)
+        if (!is_of(m->at[op->node.member][i], s->device, "a sum")) return s->error = LOST, 1;
+    for (int j = 0; j < m->members; j++)
+        if (m->arrived[j] < n && m->launched[j] >= n && !m->company->aborted) run(m->streams[j], &m->arrived[j], n);
+    if (m->company->aborted) return 1;
+    for (int j = 0; j < m->members; j++)
+        if (m->arrived[j] < n) return 0;
+    if (m->done < n) m->done = n, m->result = m->act(m->what);
+    return 1;
+}
+
+// Runs what is on a stream: all of it, or until what is counted has been seen so often. NOT_READY: it waits for others.
+static int run(Stream* s, const long* seen, long wanted) {
+    int waits = s->busy++;
+    while (!waits && s->first && !(seen && *seen >= wanted)) {
         Op* op = s->first;
-        if (op->kind == WAIT && op->event->stream && op->event->happened < op->number) run(op->event->stream, op->event, op->number);
+        if (!s->error) s->error = lost[s->device];
+        if (op->kind == WAIT && !s->error && op->event->stream && op->event->happened < op->number)
+            waits = run(op->event->stream, &op->event->happened, op->number) == NOT_READY;
+        if (op->kind == MEET && !s->error) waits = !meet(s, op);
+        if (waits) break;
         const int code = s->error ? s->error : execute(s, op);
         if (op->kind == RECORD && s->error) op->event->happened = op->number;
         if (code >= LOST) lost[s->device] = code;
@@ -247,17 +293,30 @@ static int run(Stream* s, const Event* event, long number) {
         s->first = op->next;
         if (!s->first) s->last = &s->first;
         if (op->kind == LAUNCH) release_node(&op->node);
+        if (op->kind == MEET) op->node.meeting->company->pending--;
         if (op->kind == TO_DEVICE) free(op->host);
         free(op);
     }
-    const int code = s->error;
-    if (code < LOST) s->error = OK;
+    s->busy--;
+    return waits ? NOT_READY : s->error;
+}
+
+// What a call on a stream says: an error is told once, unless the device is lost.
+static int told(Stream* s, int code) {
+    if (s->error < LOST) s->error = OK;
     return code;
+}
+
+// Runs all that is on a stream, as a call that waits for it does.
+static int finish(Stream* s) {
+    const int code = run(s, NULL, 0);
+    if (code == NOT_READY) fprintf(stderr, "driver: device %d waits without end for one that does not come\n", s->device), abort();
+    return told(s, code);
 }
 
 static void run_device(int device) {
     for (Stream* s = streams; s; s = s->next)
-        if (s->device == device) run(s, NULL, 0);
+        if (s->device == device) finish(s);
 }
 
 static int put(Stream* s, Op op) {
@@ -291,7 +350,7 @@ int cuStreamCreate(V* stream, unsigned flags) {
 
 int cuStreamDestroy_v2(V stream) {
     pthread_mutex_lock(&lock);
-    run(stream, NULL, 0);
+    finish(stream);
     Stream** at = &streams;
     while (*at != stream) at = &(*at)->next;
     *at = ((Stream*)stream)->next;
@@ -304,7 +363,16 @@ int cuStreamSynchronize(V stream) {
     int code = refused(__func__);
     if (code) return code;
     pthread_mutex_lock(&lock);
-    code = run(stream, NULL, 0);
+    code = finish(stream);
+    pthread_mutex_unlock(&lock);
+    return code;
+}
+
+int cuStreamQuery(V stream) {
+    int code = refused(__func__);
+    if (code) return code;
+    pthread_mutex_lock(&lock);
+    code = told(stream, run(stream, NULL, 0));
     pthread_mutex_unlock(&lock);
     return code;
 }
@@ -321,7 +389,7 @@ int cuEventCreate(V* event, unsigned flags) {
 int cuEventDestroy_v2(V event) {
     // what still waits for it or records it has to run first
     pthread_mutex_lock(&lock);
-    for (Stream* s = streams; s; s = s->next) run(s, NULL, 0);
+    for (Stream* s = streams; s; s = s->next) finish(s);
     pthread_mutex_unlock(&lock);
     free(event);
     return OK;
@@ -345,6 +413,21 @@ int cuStreamWaitEvent(V stream, V event, unsigned flags) {
     return put(stream, (Op){.kind = WAIT, .event = e, .number = e->recorded});
 }
 
+static int release(Graph* g) {
+    if (!g || --g->owners) return OK;
+    for (size_t n = 0; n < g->count; n++) {
+        release_node(&g->nodes[n]);
+        if (g->nodes[n].meeting) g->nodes[n].meeting->company->graphs--;
+    }
+    free(g->nodes), free(g);
+    return OK;
+}
+
+static void add(Graph* g, Node node) {
+    g->nodes = realloc(g->nodes, (g->count + 1) * sizeof(Node));
+    g->nodes[g->count++] = node;
+}
+
 int cuLaunchKernel(V f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, V stream,
                    V* params, V* extra) {
     const int code = fault(__func__);
@@ -355,28 +438,69 @@ int cuLaunchKernel(V f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsi
         if (kernels[i].function == f) k = &kernels[i];
     pthread_mutex_unlock(&lock);
     if (!k || extra) return INVALID;
+    Stream* s = stream;
+    if (captures && !s->capture) return refused("a launch on another stream");
     const Node node = copied(k, (unsigned[]){gx, gy, gz, bx, by, bz, shared}, params);
-    if (!capturing) return put(stream, (Op){.kind = LAUNCH, .node = node});
-    capturing->nodes = realloc(capturing->nodes, (capturing->count + 1) * sizeof(Node));
-    capturing->nodes[capturing->count++] = node;
+    if (!s->capture) return put(stream, (Op){.kind = LAUNCH, .node = node});
+    add(s->capture, node);
+    return OK;
+}
+
+// For doubles of libraries: what `members` streams do together by `act(what)`. `what` is kept.
+V doubleMeeting(int members, int (*act)(V), V what, V company) {
+    Meeting* m = calloc(1, sizeof *m);
+    m->members = members, m->act = act, m->what = what, m->company = company;
+    return m;
+}
+
+// Makes a device the thread's; which one was.
+int doubleBind(int device) {
+    const int before = current;
+    return current = device, before;
+}
+
+static int come(Meeting* m, int member, V stream) {
+    m->streams[member] = stream, m->company->pending++;
+    return put(stream, (Op){.kind = MEET, .node = {.meeting = m, .member = member}, .number = ++m->launched[member]});
+}
+
+// One of them, with its memory: on its stream, or in the graph that the stream is captured into.
+int doubleMeet(V meeting, int member, V stream, uint64_t from, uint64_t to) {
+    const int code = fault(__func__);
+    if (code) return code;
+    Meeting* m = meeting;
+    Stream* s = stream;
+    m->at[member][0] = from, m->at[member][1] = to;
+    if (captures && !s->capture) return refused("a sum on another stream");
+    if (!s->capture) return come(m, member, stream);
+    add(s->capture, (Node){.meeting = m, .member = member});
+    m->company->graphs++;
     return OK;
 }
 
 int cuStreamBeginCapture_v2(V stream, int mode) {
-    (void)stream, (void)mode;
-    const int code = refused(__func__);
+    (void)mode;
+    const int code = fault(__func__);
     if (code) return code;
-    capturing = calloc(1, sizeof(Graph));
-    capturing->owners = 1;
+    Stream* s = stream;
+    if (s->capture || captures == MOST_DEVICES) return INVALID;
+    s->capture = calloc(1, sizeof(Graph));
+    s->capture->owners = 1;
+    capturing[captures++] = s;
     return OK;
 }
 
 int cuStreamEndCapture(V stream, V* graph) {
-    (void)stream;
-    if (!capturing) return INVALIDATED;
-    const int broken = capturing->broken;
-    *graph = broken ? NULL : capturing;
-    capturing = NULL;
+    Stream* s = stream;
+    Graph* g = s->capture;
+    if (!g) return INVALIDATED;
+    const int broken = g->broken;
+    int i = 0;
+    while (i < captures && capturing[i] != s) i++;
+    if (i == captures) return UNSUPPORTED; // another thread's
+    capturing[i] = capturing[--captures], s->capture = NULL;
+    *graph = broken ? NULL : g;
+    if (broken) release(g);
     return broken ? INVALIDATED : OK;
 }
 
@@ -392,13 +516,6 @@ int cuGraphInstantiateWithFlags(V* exec, V graph, unsigned long long flags) {
     return ((Graph*)graph)->owners++, *exec = graph, OK;
 }
 
-static int release(Graph* g) {
-    if (!g || --g->owners) return OK;
-    for (size_t n = 0; n < g->count; n++) release_node(&g->nodes[n]);
-    free(g->nodes), free(g);
-    return OK;
-}
-
 int cuGraphDestroy(V graph) { return release(graph); }
 int cuGraphExecDestroy(V exec) { return release(exec); }
 
@@ -407,7 +524,8 @@ int cuGraphLaunch(V exec, V stream) {
     Graph* g = exec;
     for (size_t n = 0; code == OK && n < g->count; n++) {
         Node* k = &g->nodes[n];
-        code = put(stream, (Op){.kind = LAUNCH, .node = copied(k->kernel, k->dims, k->args)});
+        code = k->meeting ? come(k->meeting, k->member, stream)
+                          : put(stream, (Op){.kind = LAUNCH, .node = copied(k->kernel, k->dims, k->args)});
     }
     return code;
 }
@@ -417,6 +535,14 @@ static uint64_t limit(void) {
     const char *text = getenv("DREAMSEED_DRIVER_MEMORY"), *own = text;
     for (int d = 0; own && d < current; d++) own = strchr(own, ',') ? strchr(own, ',') + 1 : own;
     return own ? strtoull(own, NULL, 10) : 0;
+}
+
+int cuDeviceTotalMem_v2(size_t* total, int device) {
+    const int code = ((int (*)(size_t*, int))real(__func__))(total, device), before = current;
+    current = device;
+    if (limit()) *total = limit();
+    current = before;
+    return code;
 }
 
 int cuMemGetInfo_v2(size_t* free, size_t* total) {
@@ -444,7 +570,7 @@ int cuMemAlloc_v2(uint64_t* at, size_t size) {
 }
 
 int cuMemFree_v2(uint64_t at) {
-    if (capturing) return refused(__func__);
+    if (captures) return refused(__func__);
     pthread_mutex_lock(&lock);
     struct Block* b = block_of(at);
     int code = INVALID;

@@ -10,7 +10,7 @@ use super::{bar, median};
 use crate::Result;
 use crate::config::Cache;
 use crate::llm::{Llm, Options, Session};
-use crate::plan::{self, Request, fit, gpu, memory::Wish, shape::Shape, split::Place};
+use crate::plan::{self, Request, Way, fit, gpu, memory::Wish, shape::Shape, split::Place};
 
 /// What was measured. A part that was not asked for is null.
 #[derive(Serialize)]
@@ -26,6 +26,8 @@ pub(super) struct GpuResult {
     load_s: f64,
     /// The devices that hold it, in the order of its layers.
     device: String,
+    /// How it lies on them.
+    way: Option<Way>,
     /// Bytes allocated on them.
     device_bytes: usize,
     prompt: usize,
@@ -81,8 +83,11 @@ pub(super) fn run(
         Some(Place { free: gpu.memory, gpu })
     };
     let places: Option<Vec<Place>> = devices.iter().map(place).collect();
-    let predicted =
-        places.map(|places| plan::plan(&costs, &Request { places: &places, shape, wish, draft: None }).tokens_per_second);
+    let way = llm.way();
+    let predicted = places.and_then(|places| {
+        let plan = plan::plan(&costs, &Request { places: &places, shape, wish, draft: None });
+        if way == Some(Way::Tensor) { plan.tensor.map(|t| t.tokens_per_second) } else { Some(plan.tokens_per_second) }
+    });
     let names: Vec<&str> = devices.iter().map(|d| d.info().name.as_str()).collect();
     Ok(GpuResult {
         prefill_tokens_per_s: known(prefill),
@@ -92,6 +97,7 @@ pub(super) fn run(
         predicted_tokens_per_s: predicted,
         load_s,
         device: names.join(" + "),
+        way,
         device_bytes: devices.iter().map(Device::used).sum(),
         prompt,
         r#gen,

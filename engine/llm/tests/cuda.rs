@@ -1,6 +1,8 @@
 //! The same sessions on a GPU, or on the emulator of `tests/cuda.sh`. Without a driver they say so and pass, unless
 //! `DREAMSEED_CUDA_TEST` asks for them.
 
+mod tensor;
+
 use dreamseed_kernels::{KvType, cuda::Device};
 use dreamseed_models::{decoder::Logits, tokenizer::Specials};
 
@@ -185,7 +187,7 @@ fn several_gpus_write_what_one_processor_writes() {
     let wish = Wish { sequences: 1, positions: 512, cache: crate::config::Cache::F16 };
     let parts: Vec<_> = decoder.devices().map(|(device, layers)| (device.clone(), layers)).collect();
     let counted = |(i, (device, layers)): (usize, &(Device, std::ops::Range<usize>))| {
-        let part = Part { layers: layers.len() as u64, ends: i + 1 == parts.len() };
+        let part = Part { layers: layers.len() as u64, ends: i + 1 == parts.len(), over: 1 };
         need(config, part, 0, device.info().multiprocessors as u64, wish).total()
     };
     let norms = 4 * config.dim * (2 * config.layers + 1);

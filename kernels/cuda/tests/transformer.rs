@@ -87,6 +87,26 @@ fn frames_places_and_rows_are_where_they_belong() {
     assert!(matches!(gather(&device, 4, &rows, (&on, 12, k), &mut out), Err(Error::Shape(_))));
 }
 
+#[test]
+fn rows_in_parts_are_put_together() {
+    let Some(device) = device() else { return };
+    for (rows, parts, width, k) in [(1, 1, 1, 1), (3, 2, 25, 49), (32, 4, 150, 600), (2, 3, 300, 898)] {
+        let x = noise(8, parts * rows * width);
+        let mut out = device.zeros(rows * k).unwrap();
+        join(&device, rows, (&device.upload(&x).unwrap(), parts, width), k, &mut out).unwrap();
+        let want = |i: usize| {
+            let (row, part, column) = (i / k, i % k / width, i % k % width);
+            x[part * rows * width + row * width.min(k - part * width) + column]
+        };
+        assert_eq!(read(&out, rows * k), (0..rows * k).map(want).collect::<Vec<_>>());
+    }
+    let (x, mut out) = (device.zeros(12).unwrap(), device.zeros(12).unwrap());
+    for (rows, parts, width, k) in [(2, 2, 3, 7), (3, 2, 3, 6), (2, 2, 3, 0)] {
+        let refused = join(&device, rows, (&x, parts, width), k, &mut out);
+        assert!(matches!(refused, Err(Error::Shape(_))), "{rows} {parts} {width} {k}");
+    }
+}
+
 /// The definition in f64: one query's sums and weights over keys and values of one head, (positions) of (head_dim).
 fn attended(q: &[f32], keys: &[&[f32]], values: &[&[f32]], scale: f64) -> (Vec<f64>, Vec<f64>) {
     let half = |v: f32| half::f16::from_f32(v).to_f64();

@@ -4,14 +4,14 @@ use std::ops::Range;
 
 use dreamseed_kernels::{
     KV_BLOCK,
-    cuda::{Choice, Chosen, Error as Refusal, Graph},
+    cuda::{Choice, Chosen, Device, Error as Refusal, Graph, turn},
 };
 
 use super::{
-    Decoder, Part,
-    ops::Ending,
-    state::{BUCKETS, FEW, HEADS, Row, SEQUENCES, Stage, State},
-    told::{Launch, News, Told},
+    Decoder,
+    ops::{Crew, Ending},
+    state::{BUCKETS, FEW, Graphs, HEADS, Row, SEQUENCES, Stage, State},
+    told::{Launch, News},
 };
 use crate::decoder::{Error, Slice};
 
@@ -60,6 +60,7 @@ impl Decoder {
 
     fn pass(&self, state: &mut State, slices: &[Slice], choices: Option<&[Choice]>) -> Result<(), Error> {
         slices.iter().try_for_each(|s| self.check(state, s))?;
+        self.connect(state)?;
         state.logits.clear();
         state.chosen.clear();
         state.pending.clear();
@@ -75,6 +76,7 @@ impl Decoder {
             let (count, bucket) = next_launch(of_sequences(&state.pending[from..]));
             if let Err(e) = self.launch(state, slices, (from..from + count, bucket), choices) {
                 state.told.forget();
+                state.disconnect();
                 return Err(e);
             }
             from += count;
@@ -113,83 +115,89 @@ impl Decoder {
         (rows, bucket): (Range<usize>, usize),
         choices: Option<&[Choice]>,
     ) -> Result<(), Error> {
+        let _turn = self.cut.then(turn); // until all are through
         state.launch.fill(slices, &state.pending[rows], state.capacity.blocks);
-        let State { stages, links, back, told, launch, logits, chosen, .. } = state;
+        let State { stages, links, back, together, told, launch, logits, chosen, .. } = state;
         let (n, wanted) = (BUCKETS[bucket], &launch.wanted[..]);
         // the rows wanted are the first ones: they need not be gathered
         let direct = wanted.len() <= HEADS && wanted.iter().enumerate().all(|(i, &row)| row as usize == i);
         let mut heads = wanted.chunks(HEADS).peekable();
         let news = told.news(launch, n > FEW);
-        for (i, part) in self.parts.iter().enumerate() {
+        let size = if self.cut { self.parts.len() } else { 1 }; // of those that go side by side
+        for (i, parts) in self.parts.chunks(size).enumerate() {
             // 1. what the rows are: writing waits for what its device still does of the rows before them, and for no other's
-            stages[i].tell(launch, &news, told.tables())?;
             if let (true, [before @ .., last]) = (news.apart && !news.inputs, &mut stages[..])
                 && let (Some(stage), Some(link)) = (before.get_mut(i), back.get(i))
             {
                 link.copy(&last.room.rows.inputs, &mut stage.room.rows.inputs, launch.inputs.len())?;
             }
-            if let (Some(first), true) = (heads.peek(), part.head.is_some()) {
-                stages[i].want(first, direct, next(choices, chosen.len()), told)?;
+            let (before, stages) = stages.split_at_mut(i * size);
+            let stages = &mut stages[..size];
+            stages.iter_mut().try_for_each(|s| s.tell(launch, &news, told.tables()))?;
+            if let (Some(first), true) = (heads.peek(), parts.iter().any(|p| p.head.is_some())) {
+                let choices = told.unknown(next(choices, chosen.len()), first.len());
+                stages.iter_mut().try_for_each(|s| s.want(first, direct, choices))?;
             }
-            // 2. the part's layers
-            if let [.., source, target] = &mut stages[..=i] {
+            // 2. the parts' layers
+            if let (Some(source), [target]) = (before.last(), &mut *stages) {
                 links[i - 1].copy(&source.x, &mut target.x, n * self.config.dim)?;
             }
-            self.replay_layers(part, &mut stages[i], bucket)?;
+            let mut crew = Crew { parts, stages, together: together.as_mut() };
+            replay(&mut crew, |g| &mut g.layers[bucket], |crew| self.layers(crew, n))?;
         }
         // 3. logits, so many at a time
-        let (Some(part), Some(stage)) = (self.parts.last(), stages.last_mut()) else { return Ok(()) };
+        let last = self.parts.len() - size;
+        let mut crew = Crew { parts: &self.parts[last..], stages: &mut stages[last..], together: together.as_mut() };
         for (i, some) in heads.enumerate() {
             if i > 0 {
-                stage.want(some, direct, next(choices, chosen.len()), told)?;
+                let choices = told.unknown(next(choices, chosen.len()), some.len());
+                crew.stages.iter_mut().try_for_each(|s| s.want(some, direct, choices))?;
             }
-            let rows = self.replay_head(part, stage, some.len(), Ending { gathered: !direct, chosen: choices.is_some() })?;
+            let ending = Ending { gathered: !direct, chosen: choices.is_some() };
+            let at = BUCKETS.iter().position(|&b| b >= some.len()).unwrap_or(BUCKETS.len() - 1);
+            replay(&mut crew, |g| &mut g.head[at][ending.index()], |crew| self.head(crew, BUCKETS[at], ending))?;
+            crew.wait()?;
+            let Some(stage) = crew.stages.last() else { return Ok(()) };
             match choices {
                 Some(_) => {
                     let done = chosen.len();
                     stage.fetch_chosen(some.len(), chosen)?;
                     if direct {
-                        told.go_on(rows, &chosen[done..]);
+                        told.go_on(BUCKETS[at], &chosen[done..]);
                     }
                 }
                 None => stage.fetch_logits(some.len() * self.config.vocab, logits)?,
             }
         }
-        Ok(())
+        Ok(crew.wait()?)
     }
+}
 
-    /// The layers of a part: by their graph where there are graphs, captured the first time.
-    fn replay_layers(&self, part: &Part, stage: &mut Stage, bucket: usize) -> Result<(), Error> {
-        let n = BUCKETS[bucket];
-        if stage.graphs.as_ref().is_some_and(|g| g.layers[bucket].is_none()) {
-            let graph = stage.device.clone().capture(|| self.layers(part, stage, n))?;
-            if let Some(graphs) = &mut stage.graphs {
-                graphs.layers[bucket] = Some(graph);
-            }
-        }
-        match stage.graphs.as_ref().and_then(|g| g.layers[bucket].as_ref()) {
-            Some(graph) => Ok(graph.replay()?),
-            None => Ok(self.layers(part, stage, n)?),
-        }
+impl Crew<'_> {
+    /// Waits for parts that sum. A call that waits for one device alone would wait without end where another one failed.
+    fn wait(&self) -> Result<(), Refusal> {
+        self.together.as_ref().map_or(Ok(()), |together| together.wait())
     }
+}
 
-    /// The head over `rows` rows, and empty ones up to the number that is given back.
-    fn replay_head(&self, part: &Part, stage: &mut Stage, rows: usize, ending: Ending) -> Result<usize, Error> {
-        let bucket = BUCKETS.iter().position(|&b| b >= rows).unwrap_or(BUCKETS.len() - 1);
-        let (n, kind) = (BUCKETS[bucket], ending.index());
-        if stage.graphs.as_ref().is_some_and(|g| g.head[bucket][kind].is_none()) {
-            let graph = stage.device.clone().capture(|| self.head(part, stage, n, ending))?;
-            if let Some(graphs) = &mut stage.graphs {
-                graphs.head[bucket][kind] = Some(graph);
-            }
-        }
-        let known: Option<&Graph> = stage.graphs.as_ref().and_then(|g| g.head[bucket][kind].as_ref());
-        match known {
-            Some(graph) => graph.replay()?,
-            None => self.head(part, stage, n, ending)?,
-        }
-        Ok(n)
+/// Runs launches: by their graphs where there are graphs, captured the first time.
+fn replay(
+    crew: &mut Crew,
+    slot: impl Fn(&mut Graphs) -> &mut Option<Graph>,
+    launches: impl Fn(&mut Crew) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    if crew.stages.iter().any(|s| s.graphs.is_none()) {
+        return launches(crew);
     }
+    if crew.stages.iter_mut().filter_map(|s| s.graphs.as_mut()).any(|g| slot(g).is_none()) {
+        let devices: Vec<Device> = crew.stages.iter().map(|s| s.device.clone()).collect();
+        let graphs = Graph::capture(&devices, || launches(crew))?;
+        for (all, graph) in crew.stages.iter_mut().filter_map(|s| s.graphs.as_mut()).zip(graphs) {
+            *slot(all) = Some(graph);
+        }
+    }
+    let mut graphs = crew.stages.iter_mut().filter_map(|s| s.graphs.as_mut());
+    graphs.try_for_each(|g| slot(g).as_ref().map_or(Ok(()), Graph::replay))
 }
 
 /// The choices from the `done`-th on.
@@ -213,16 +221,14 @@ impl Stage {
         }
     }
 
-    /// Tells the head which rows are wanted, where they have to be gathered, and how their tokens are chosen where it does not know.
-    fn want(&mut self, rows: &[i32], direct: bool, choices: Option<&[Choice]>, told: &mut Told) -> Result<(), Error> {
+    /// Tells the head which rows are wanted, where they have to be gathered, and how their tokens are chosen where it does not
+    /// know.
+    fn want(&mut self, rows: &[i32], direct: bool, choices: Option<&[Choice]>) -> Result<(), Error> {
         let Some(head) = &mut self.head else { return Ok(()) };
         if !direct {
             head.wanted.write(0, rows)?;
         }
-        match choices.map(|c| &c[..rows.len().min(c.len())]) {
-            Some(choices) if told.chosen_otherwise(choices) => Ok(head.choices.write(0, choices)?),
-            _ => Ok(()),
-        }
+        choices.map_or(Ok(()), |choices| Ok(head.choices.write(0, choices)?))
     }
 
     /// Fetches the first `n` logits of the head.

@@ -2,7 +2,7 @@
 
 use dreamseed_kernels::{
     KV_BLOCK, KvShape, KvType,
-    cuda::{Buffer, Choice, Chosen, Counters, Device, DeviceStore, Graph, Link, Quantized, Rows},
+    cuda::{Buffer, Choice, Chosen, Communicator, Counters, Device, DeviceStore, Graph, Link, Quantized, Rows},
 };
 
 use super::{
@@ -10,7 +10,7 @@ use super::{
     told::{Launch, Told},
 };
 use crate::{
-    decoder::Error,
+    decoder::{Error, shards::vocab_rows},
     layers::rope::{Rotation, Table},
 };
 
@@ -44,13 +44,15 @@ pub struct Capacity {
 pub struct State {
     pub(super) capacity: Capacity,
     pub(super) stages: Vec<Stage>,  // of each part
-    pub(super) links: Vec<Link>,    // between neighbours
-    pub(super) back: Vec<Link>,     // from the last part to each before it
+    pub(super) links: Vec<Link>,    // between neighbours that hold other layers
+    pub(super) back: Vec<Link>,     // from the last of these to each before it
     pub(super) told: Told,          // what the devices know
     pub(super) launch: Launch,      // of a pass
     pub(super) pending: Vec<Row>,   // of a pass
     pub(super) logits: Vec<f32>,    // (rows wanted, vocab)
     pub(super) chosen: Vec<Chosen>, // (rows wanted)
+    // of parts of every layer; `None` after a failure. It has to be dropped behind the graphs, which hold it
+    pub(super) together: Option<Communicator>,
 }
 
 /// One row of a pass.
@@ -83,9 +85,17 @@ pub(super) struct Stage {
 pub(super) struct HeadRoom {
     pub(super) wanted: Buffer<i32>,     // (HEADS) rows whose logits are wanted
     pub(super) x: Buffer<f32>,          // (HEADS, dim) these rows of the residual stream
+    pub(super) own: Option<OwnLogits>,  // where layers are cut
     pub(super) logits: Buffer<f32>,     // (HEADS, vocab)
     pub(super) choices: Buffer<Choice>, // (HEADS)
     pub(super) chosen: Buffer<Chosen>,  // (HEADS)
+}
+
+/// Logits of some rows of the head, before the others' are there too.
+pub(super) struct OwnLogits {
+    pub(super) logits: Buffer<f32>,   // (HEADS, columns)
+    pub(super) gathered: Buffer<f32>, // (parts, HEADS, columns)
+    pub(super) columns: usize,        // as many in each part, of the last one some are padding
 }
 
 /// Graphs of what is captured together, by its size.
@@ -121,31 +131,53 @@ impl Decoder {
     /// [`Error::Device`]: no room, or keys and values of a kind that no kernel has.
     pub fn state(&self, capacity: Capacity) -> Result<State, Error> {
         let stages = self.parts.iter().map(|p| self.stage(p, capacity)).collect::<Result<Vec<_>, _>>()?;
-        let links = stages.windows(2).map(|s| Link::new(&s[0].device, &s[1].device)).collect::<Result<_, _>>()?;
+        let pairs = stages.windows(2).filter(|_| !self.cut);
+        let links = pairs.map(|s| Link::new(&s[0].device, &s[1].device)).collect::<Result<_, _>>()?;
+        // parts of every layer choose the same tokens, each on its own device
         let back = match &stages[..] {
-            [before @ .., last] => before.iter().map(|s| Link::new(&last.device, &s.device)).collect::<Result<_, _>>()?,
-            [] => Vec::new(),
+            [before @ .., last] if !self.cut => {
+                before.iter().map(|s| Link::new(&last.device, &s.device)).collect::<Result<_, _>>()?
+            }
+            _ => Vec::new(),
         };
-        Ok(State {
+        let mut state = State {
             capacity,
             stages,
             links,
             back,
+            together: None,
             told: Told::new(capacity.blocks),
             launch: Launch::new(),
             pending: Vec::new(),
             logits: Vec::new(),
             chosen: Vec::new(),
-        })
+        };
+        self.connect(&mut state)?;
+        Ok(state)
+    }
+
+    /// Connects the devices of parts of every layer, where they are not.
+    pub(super) fn connect(&self, state: &mut State) -> Result<(), Error> {
+        if self.cut && state.together.is_none() {
+            let devices: Vec<Device> = state.stages.iter().map(|s| s.device.clone()).collect();
+            state.together = Some(Communicator::new(&devices)?);
+        }
+        Ok(())
     }
 
     fn stage(&self, part: &Part, capacity: Capacity) -> Result<Stage, Error> {
-        let config = &self.config;
+        let config = &part.config;
         let (device, q_dim, kv_dim) = (part.device.fork()?, config.heads * config.head_dim, config.kv_dim());
         let zeros = |width: usize| device.zeros::<f32>(ROWS * width);
         let codes = |width: usize| width.is_multiple_of(32).then(|| Quantized::new(&device, ROWS, width)).transpose();
+        let own = || -> Result<OwnLogits, Error> {
+            let (parts, columns) = (self.parts.len(), vocab_rows(config.vocab, self.parts.len(), 0).len());
+            let room = HEADS * columns;
+            Ok(OwnLogits { logits: device.zeros(room)?, gathered: device.zeros(parts * room)?, columns })
+        };
         let head = || -> Result<HeadRoom, Error> {
             Ok(HeadRoom {
+                own: self.cut.then(own).transpose()?,
                 wanted: device.zeros(HEADS)?,
                 x: device.zeros(HEADS * config.dim)?,
                 logits: device.zeros(HEADS * config.vocab)?,
@@ -174,13 +206,13 @@ impl Decoder {
     }
 
     fn room(&self, part: &Part, device: &Device, Capacity { blocks, cache, .. }: Capacity) -> Result<Room, Error> {
-        let shape = KvShape { layers: part.layers.len(), ..self.config.kv_shape(cache) };
+        let shape = KvShape { layers: part.layers.len(), ..part.config.kv_shape(cache) };
         let positions = blocks.saturating_mul(KV_BLOCK);
         let splits = (2 * device.info().multiprocessors).div_ceil(shape.kv_heads).clamp(1, blocks.clamp(1, SPLITS));
         Ok(Room {
             store: DeviceStore::new(device, shape, blocks)?,
             rows: Rows::new(device, ROWS, SEQUENCES, blocks)?,
-            counters: Counters::new(device, FEW, self.config.heads, &shape, splits)?,
+            counters: Counters::new(device, FEW, part.config.heads, &shape, splits)?,
             global: self.turns(device, &self.global, positions)?,
             local: self.config.local.is_some().then(|| self.turns(device, &self.local, positions)).transpose()?,
         })
@@ -222,6 +254,16 @@ impl Decoder {
 }
 
 impl State {
+    /// Ends what devices do together, after one of them failed: the others wait for it, and so would every call that waits for them.
+    /// Graphs hold NCCL's members and go first; both are made anew for the next pass.
+    pub(super) fn disconnect(&mut self) {
+        let Some(together) = self.together.take() else { return };
+        for graphs in self.stages.iter_mut().filter_map(|s| s.graphs.as_mut()) {
+            *graphs = Graphs::default();
+        }
+        together.abort();
+    }
+
     /// What it has room for.
     pub fn capacity(&self) -> Capacity {
         self.capacity

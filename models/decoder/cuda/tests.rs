@@ -2,6 +2,7 @@
 //! Without one they say so and pass, unless `DREAMSEED_CUDA_TEST` asks for them.
 
 mod steps;
+mod tensor;
 
 use super::*;
 use crate::{
@@ -316,7 +317,7 @@ fn layers_over_several_devices_decode_as_on_one() {
         let cpu = decoder::Decoder::open(&path, &pool).unwrap();
         let one = Decoder::open(first, &path, &pool).unwrap();
         let gguf = Gguf::open(&path).unwrap();
-        let gpu = Decoder::from_gguf_over(&shares(&devices, layers), &gguf, &pool).unwrap();
+        let gpu = Decoder::from_gguf_over(Layout::Layers(&shares(&devices, layers)), &gguf, &pool).unwrap();
         assert_eq!((gpu.parameters(), gpu.devices().len()), (one.parameters(), layers.len()));
         let (mut store, mut workspace) = (KvStore::new(cpu.config().kv_shape(KvType::F16)), cpu.workspace(64));
         store.reserve(4);
@@ -357,7 +358,8 @@ fn one_device_may_have_several_shares() {
     let (_dir, path) = model("llama", &WIDE).file();
     let gguf = Gguf::open(&path).unwrap();
     let whole = Decoder::open(&device, &path, &pool).unwrap();
-    let halves = Decoder::from_gguf_over(&shares(std::slice::from_ref(&device), &[1, 2]), &gguf, &pool).unwrap();
+    let halves = shares(std::slice::from_ref(&device), &[1, 2]);
+    let halves = Decoder::from_gguf_over(Layout::Layers(&halves), &gguf, &pool).unwrap();
     let (mut a, mut b) = (whole.state(capacity(1, true)).unwrap(), halves.state(capacity(1, true)).unwrap());
     let tokens: Vec<u32> = (0..30).map(|i| i * 7 % 50).collect();
     let slice = |tokens, past| Slice { tokens, past, context: 128, blocks: &[0], logits: Logits::Last, pictures: &[] };
@@ -365,8 +367,8 @@ fn one_device_may_have_several_shares() {
         assert_eq!(whole.run(&mut a, &[pass]).unwrap(), halves.run(&mut b, &[pass]).unwrap());
     }
     for wrong in [&[][..], &[3, 1], &[usize::MAX, 1]] {
-        let refused =
-            Decoder::from_gguf_over(&shares(std::slice::from_ref(&device), wrong), &gguf, &pool).map(drop).unwrap_err();
+        let wrong = shares(std::slice::from_ref(&device), wrong);
+        let refused = Decoder::from_gguf_over(Layout::Layers(&wrong), &gguf, &pool).map(drop).unwrap_err();
         assert!(refused.to_string().contains("of a model of 3"), "{refused}");
     }
     drop((whole, halves, a, b));
@@ -385,7 +387,8 @@ fn a_fault_of_the_second_device_is_told_and_frees_the_first() {
     let cpu = decoder::Decoder::open(&path, &pool).unwrap();
     let want = cpu.forward(&pool, &mut cpu.new_state(16), &[7, 8, 9], Logits::Last).unwrap().to_vec();
     let attempt = || -> Result<Vec<f32>, String> {
-        let gpu = Decoder::from_gguf_over(&shares(&devices, &[3, 4]), &gguf, &pool).map_err(|e| e.to_string())?;
+        let shares = shares(&devices, &[3, 4]);
+        let gpu = Decoder::from_gguf_over(Layout::Layers(&shares), &gguf, &pool).map_err(|e| e.to_string())?;
         let mut state = gpu.state(capacity(1, true)).map_err(|e| e.to_string())?;
         let slice = |tokens, past| Slice { tokens, past, context: 16, blocks: &[0], logits: Logits::Last, pictures: &[] };
         gpu.run(&mut state, &[slice(&[7, 8], 0)]).map_err(|e| e.to_string())?;

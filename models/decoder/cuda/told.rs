@@ -138,6 +138,11 @@ impl Told {
         otherwise
     }
 
+    /// Of the choices of the head's first `rows` rows those that have to be written: all or none.
+    pub(super) fn unknown<'c>(&mut self, choices: Option<&'c [Choice]>, rows: usize) -> Option<&'c [Choice]> {
+        choices.map(|c| &c[..rows.min(c.len())]).filter(|c| self.chosen_otherwise(c))
+    }
+
     /// The first `rows` rows were chosen for and go on, those that are wanted by these tokens; by which the others do is not known.
     pub(super) fn go_on(&mut self, rows: usize, chosen: &[Chosen]) {
         for i in 0..rows {

@@ -65,7 +65,7 @@ fn biases_of_what_is_summed_count_once() {
 }
 
 /// The same model with its matrices in blocks.
-fn quantized(arch: &str, kind: BlockType, theirs: GgmlDType) -> Writer {
+pub(in crate::decoder) fn quantized(arch: &str, kind: BlockType, theirs: GgmlDType) -> Writer {
     let mut writer = Writer::default();
     for (name, dims, values) in model(arch, &BLOCKS).f32_tensors() {
         writer = if dims.len() == 1 {
