@@ -1,5 +1,6 @@
 mod formats;
 mod hostile;
+pub(crate) mod reference;
 pub(crate) mod transformers;
 
 use std::path::PathBuf;
