@@ -8,7 +8,10 @@ use super::*;
 use crate::{
     decoder::{
         self, Error, Logits, Slice,
-        tests::{Size, apart, argmax, model},
+        tests::{
+            Size, apart, argmax, model,
+            reference::{DENSE, Reference, Rounding},
+        },
     },
     processor::device,
 };
@@ -19,6 +22,11 @@ const WIDE: Size = Size { dim: 64, hidden: 96, heads: 4, kv_heads: 2, head_dim: 
 /// Largest difference from the processor's logits where launches take more than a few rows, as a part of the largest logit: the weights of
 /// these models are f32, which tensor cores multiply in TF32, and queries are rounded to f16. Fewer rows are within 2e-3.
 const MANY: f32 = 1.5e-2;
+
+/// The same from f64 with keys and values in f16, of few rows: some of them round the other way.
+const FEW_ROWS: f32 = 1e-3;
+/// And of many rows: this part of what rounding operands moves the median row by.
+const UNROUNDED: f32 = 0.5;
 
 fn capacity(blocks: usize, graphs: bool) -> Capacity {
     Capacity { blocks, cache: KvType::F16, graphs }
@@ -79,6 +87,50 @@ fn every_dense_family_decodes_as_on_the_processor() {
         // products of matrices
         assert_eq!(state.launches(14, 4), Some([1 + layers * (9 + after), 2]), "{arch}");
     }
+    assert_eq!(device.used(), 0);
+}
+
+/// What [`MANY`] allows for is rounding, told apart from a defect: logits of few rows are those of f64 with keys and values in f16, and
+/// of many rows those with operands rounded as tensor cores take them, but for single operands that a last bit makes round the other
+/// way. Such a one moves the rows from there on, so that of the rows' differences the median tells.
+#[test]
+fn what_is_apart_is_the_rounding_of_operands() {
+    let Some(device) = device() else { return };
+    let pool = Pool::new(2);
+    let tokens: Vec<u32> = (0..32).map(|i| i * 11 % 50).collect();
+    let mut far = Vec::new();
+    for arch in DENSE {
+        let (_dir, path) = model(arch, &WIDE).file();
+        let gpu = Decoder::open(&device, &path, &pool).unwrap();
+        let config = decoder::Decoder::open(&path, &pool).unwrap().config().clone();
+        let run = |count: usize| {
+            let mut state = gpu.state(capacity(1, true)).unwrap();
+            let tokens = &tokens[..count];
+            let slice = Slice { tokens, past: 0, context: 64, blocks: &[0], logits: Logits::All, pictures: &[] };
+            gpu.run(&mut state, &[slice]).unwrap().to_vec()
+        };
+        let reference = |count: usize, rounding| Reference::new(arch, &config, rounding).logits(&tokens[..count], 64);
+        let kept = Rounding { store: true, ..Rounding::NONE };
+        // 1. few rows
+        let few = apart(&reference(8, kept), &run(8));
+        // 2. many rows, the head's too: median and largest of the rows' differences
+        let rows = |a: &[f32], b: &[f32]| {
+            let mut each: Vec<f32> = a.chunks(config.vocab).zip(b.chunks(config.vocab)).map(|(a, b)| apart(a, b)).collect();
+            each.sort_by(f32::total_cmp);
+            [each[each.len() / 2], each[each.len() - 1]]
+        };
+        let (got, exact) = (run(32), reference(32, kept));
+        let rounded = reference(32, Rounding { store: true, products: true, attention: true });
+        let (from_exact, from_rounded, rounding) = (rows(&exact, &got), rows(&rounded, &got), rows(&exact, &rounded));
+        println!(
+            "{arch}: few rows {few:.1e} from f64; many {from_exact:?}, and {from_rounded:?} from f64 with operands rounded, \
+             which are {rounding:?} apart"
+        );
+        if few > FEW_ROWS || from_rounded[0] > UNROUNDED * rounding[0] || from_exact[1] > MANY {
+            far.push(arch);
+        }
+    }
+    assert!(far.is_empty(), "{far:?}");
     assert_eq!(device.used(), 0);
 }
 
