@@ -16,9 +16,9 @@
 mod ops;
 mod pass;
 mod state;
-mod told;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::{ops::Range, path::Path};
 
