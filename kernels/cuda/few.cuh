@@ -79,12 +79,14 @@ template <class SOURCE> struct Few {
         for (int n = 0; n < 8 * WIDE; n++)
 #pragma unroll
             for (int c = 0; c < 4; c++) sums[n][c] *= shrink;
-#pragma unroll
+        constexpr int TOGETHER = DIM > 128 ? 1 : FEW_KEYS / 16; // sixteens whose values are asked for together, as with keys
+#pragma unroll TOGETHER
         for (int k = 0; k < FEW_KEYS / 16; k++) {
             uint32_t weights[4];
 #pragma unroll
             for (int r = 0; r < 2; r++) {
-                const float a = exp2_fast(scores[2 * k + r][0] - base), b = exp2_fast(scores[2 * k + r][1] - base);
+                const float(&own)[4] = scores[r], (&next)[4] = scores[2 + r]; // chosen, not indexed: that would put them into memory
+                const float a = exp2_fast((k ? next[0] : own[0]) - base), b = exp2_fast((k ? next[1] : own[1]) - base);
                 total += a + b;
                 const __half2 near = __floats2half2_rn(a, b);
                 const float2 had = __half22float2(near);
