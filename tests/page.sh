@@ -3,6 +3,7 @@
 # not drawn, words or feedback do not appear, or the console tells of an error. Needs chromium, ffmpeg and npm, and the release binary.
 #
 #   tests/page.sh [--picture FILE.png]     the page at the end of its lesson, as the README shows it
+#   CAMERA=FILE tests/page.sh              another film for the camera
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,8 +24,14 @@ trap cleanup EXIT
 samples="${DREAMSEED_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/dreamseed}"
 portrait="$(find "$samples" -name astronaut.png | head -1)"
 speech="$(find "$samples" -name jfk.wav | head -1)"
-ffmpeg -v error -loop 1 -t 16 -i "$portrait" -r 15 -pix_fmt yuvj420p -q:v 3 -vf \
-  "scale=1024:-1,crop=960:540:'32+30*sin(2*PI*t/4)':'20+8*sin(2*PI*t/2)'" "$work/camera.mjpeg"
+if [ -n "${CAMERA:-}" ]; then
+  ffmpeg -v error -stream_loop 3 -i "$CAMERA" -t 24 -r 15 -pix_fmt yuvj420p -q:v 3 -filter_complex \
+    "[0]scale=960:540:force_original_aspect_ratio=increase,crop=960:540,gblur=24,eq=brightness=-0.08[back];[0]scale=-1:540[front];[back][front]overlay=(W-w)/2" \
+    "$work/camera.mjpeg"
+else
+  ffmpeg -v error -loop 1 -t 16 -i "$portrait" -r 15 -pix_fmt yuvj420p -q:v 3 -vf \
+    "scale=1024:-1,crop=960:540:'32+30*sin(2*PI*t/4)':'20+8*sin(2*PI*t/2)'" "$work/camera.mjpeg"
+fi
 ffmpeg -v error -i "$portrait" -vf scale=640:-1 "$work/still.jpg"
 ffmpeg -v error -i "$speech" -t 5 -c copy "$work/speech.wav"
 

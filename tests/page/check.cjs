@@ -17,7 +17,7 @@ async function open(options = {}) {
   const context = await browser.newContext({ viewport: { width: 1360, height: 860 }, locale: "en-US", ...options });
   const page = await context.newPage();
   const errors = [];
-  page.on("console", (message) => { if (["error", "warning"].includes(message.type())) errors.push(message.text()); });
+  page.on("console", (message) => { if (message.type() === "error") errors.push(message.text()); });
   page.on("pageerror", (error) => errors.push(String(error)));
   page.on("request", (request) => {
     const url = request.url();

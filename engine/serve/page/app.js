@@ -243,10 +243,10 @@ class Lesson {
 
   /** Opens the connection, then what is recorded, and runs until the clip ends. */
   async run() {
-    const sound = this.lab !== "dance" || this.file;
     say(this.file ? "opening" : "camera");
     if (!this.file) {
-      this.stream = await openDevices(this.lab !== "speech", sound);
+      const silent = (error) => (this.lab === "dance" ? openDevices(true, false) : Promise.reject(error)); // it may have no music
+      this.stream = await openDevices(this.lab !== "speech", true).catch(silent);
       this.ends.push(() => this.stream.getTracks().forEach((track) => track.stop()));
     }
     if (state.lesson !== this) return;
@@ -386,13 +386,10 @@ class Lesson {
     let passed = 0;
     const pass = (until) => {
       const to = Math.min(samples.length, Math.floor(until * RATE));
-      if (this.lab !== "dance" || samples.length > 0) {
-        if (to > passed) {
-          this.sound.push(samples.subarray(passed, to));
-          this.hear(samples.subarray(passed, to));
-        }
-        passed = Math.max(passed, to);
-      }
+      if (to <= passed) return;
+      this.sound.push(samples.subarray(passed, to));
+      this.hear(samples.subarray(passed, to));
+      passed = to;
     };
     const timer = setInterval(() => { if (this.recording) pass(video.currentTime); }, 100);
     this.ends.push(() => clearInterval(timer));

@@ -21,9 +21,10 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 const PERMISSIONS: &str = "camera=(self), microphone=(self)";
 
 /// Path, kind and text of each file.
-const FILES: [(&str, &str, &str); 7] = [
+const FILES: [(&str, &str, &str); 8] = [
     ("/", "text/html; charset=utf-8", include_str!("index.html")),
     ("/page/style.css", "text/css; charset=utf-8", include_str!("style.css")),
+    ("/page/icon.svg", "image/svg+xml", include_str!("icon.svg")),
     ("/page/app.js", "text/javascript; charset=utf-8", include_str!("app.js")),
     ("/page/media.js", "text/javascript; charset=utf-8", include_str!("media.js")),
     ("/page/draw.js", "text/javascript; charset=utf-8", include_str!("draw.js")),
@@ -66,7 +67,7 @@ mod tests {
         }
         let page = FILES[0].2;
         assert!(!page.contains("style=") && !page.contains("onclick"), "its policy forbids both");
-        for (path, ..) in &FILES[1..3] {
+        for (path, ..) in &FILES[1..4] {
             assert!(page.contains(path), "{path}");
         }
     }

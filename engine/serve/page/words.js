@@ -83,16 +83,19 @@ export function named(name) {
   return language === "ko" ? (NAMES[name] ?? plain) : plain;
 }
 
+function number(value, unit) {
+  return unit === "1" ? (value * 100).toFixed(0) : value.toFixed(unit === "count" || Math.abs(value) >= 100 ? 0 : 1);
+}
+
 function amount(value, unit) {
-  if (unit === "1") return `${(value * 100).toFixed(0)} %`;
-  const digits = unit === "count" || Math.abs(value) >= 100 ? 0 : 1;
+  if (unit === "1") return `${number(value, unit)} %`;
   const shown = unit === "count" ? "" : language === "ko" ? (UNITS[unit] ?? unit) : unit === "deg" ? "°" : unit;
-  return `${value.toFixed(digits)}${shown && shown !== "°" ? " " : ""}${shown}`;
+  return `${number(value, unit)}${shown && shown !== "°" ? " " : ""}${shown}`;
 }
 
 /** A measure with its target, as people read it. */
 export function measured({ name, value, unit, target }) {
-  const range = target?.range && `${t("good")}: ${amount(target.range[0], unit)} – ${amount(target.range[1], unit)}`;
+  const range = target?.range && `${t("good")}: ${number(target.range[0], unit)} – ${amount(target.range[1], unit)}`;
   const other = typeof target?.reference === "number" && `${t("teacher")}: ${amount(target.reference, unit)}`;
   const beside = range || other;
   return `${named(name)} ${amount(value, unit)}${beside ? ` (${beside})` : ""}`;

@@ -137,12 +137,12 @@ async fn converse(server: Shared, claim: Claim, mut socket: WebSocket) {
         Ok(()) => close_code::NORMAL,
         Err(End::Gone) => return,
         Err(End::Failed(problem)) => {
-            server.metrics.problem(problem.code);
-            tracing::info!(code = problem.code, "a conversation failed: {}", problem.message);
             let told = protocol::json(&Told::Error(problem.body()));
             if send(&mut socket, Message::Text(told), FAREWELL).await.is_err() {
-                return;
+                return; // it has gone, which reads as a broken message
             }
+            server.metrics.problem(problem.code);
+            tracing::info!(code = problem.code, "a conversation failed");
             match problem.status {
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => close_code::AGAIN,
                 s if s.is_client_error() => close_code::POLICY,
