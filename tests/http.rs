@@ -14,11 +14,10 @@ use common::{
 };
 use serde_json::{Value, json};
 
-impl Server {
-    fn post(&self, path: &str, body: &Value) -> (u16, String) {
-        answer(agent().post(self.url(path)).content_type("application/json").send(body.to_string()))
-    }
+#[path = "http/openai.rs"]
+mod openai;
 
+impl Server {
     /// A form: names, file names (none: plain fields) and contents.
     fn form(&self, path: &str, fields: &[(&str, Option<&str>, &[u8])]) -> (u16, String) {
         let mut body = Vec::new();
@@ -112,7 +111,12 @@ fn what_is_wrong_is_told_in_the_apis_form() {
         (json!({ "messages": hi, "model": "whisper-base" }), 404, "model_not_found"),
         (json!({ "messages": hi, "temperature": 3 }), 400, "invalid_request"),
         (json!({ "messages": hi, "n": 1000 }), 400, "invalid_request"),
-        (json!({ "messages": hi, "tools": [{ "type": "function" }] }), 400, "unsupported_parameter"),
+        (json!({ "messages": hi, "tools": [{ "type": "function" }] }), 400, "invalid_json"),
+        (json!({ "messages": hi, "functions": [{ "name": "f" }] }), 400, "unsupported_parameter"),
+        (json!({ "messages": hi, "tool_choice": "required" }), 400, "invalid_request"),
+        (json!({ "messages": hi, "top_logprobs": 3 }), 400, "invalid_request"),
+        (json!({ "messages": hi, "logprobs": true, "top_logprobs": 21 }), 400, "invalid_request"),
+        (json!({ "messages": [{ "role": "tool", "content": "x", "tool_call_id": "y" }] }), 400, "invalid_request"),
         (
             json!({ "messages": hi, "response_format": { "type": "json_schema", "json_schema": { "schema": { "not": {} } } } }),
             400,

@@ -103,7 +103,7 @@ impl RunArgs {
         };
         sampling.check()?;
         let (grammar, stop) = (self.follow.grammar()?, self.stop.clone());
-        Ok(Options { max_tokens: self.max_tokens, sampling, stop, grammar, logprobs: self.logprobs })
+        Ok(Options { max_tokens: self.max_tokens, sampling, stop, grammar, logprobs: self.logprobs, top_logprobs: 0 })
     }
 }
 

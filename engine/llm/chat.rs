@@ -6,7 +6,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use dreamseed_models::chat::{Date, Error as TemplateError, Message, Role};
+use dreamseed_models::chat::{Date, Error as TemplateError, Message, Role, Tool};
 
 use super::{Generation, Llm, Options, Seen, Session};
 use crate::{Error, Result};
@@ -16,6 +16,7 @@ pub struct Chat {
     session: Session,
     messages: Vec<Message>,
     pictures: Vec<Seen>, // of all messages, in order
+    tools: Vec<Tool>,
     date: Date,
 }
 
@@ -26,7 +27,7 @@ impl Chat {
     /// As [`Session::new`].
     pub fn new(llm: Arc<Llm>, context: Option<usize>, system: Option<&str>) -> Result<Self> {
         let messages = system.map(|s| Message::new(Role::System, s)).into_iter().collect();
-        Ok(Self { session: Session::new(llm, context)?, messages, pictures: Vec::new(), date: today() })
+        Ok(Self { session: Session::new(llm, context)?, messages, pictures: Vec::new(), tools: Vec::new(), date: today() })
     }
 
     /// What was said so far.
@@ -83,6 +84,12 @@ impl Chat {
         self.pictures = pictures;
     }
 
+    /// Functions that the model may call from now on: it answers with their names and arguments, in the template's
+    /// [`call_form`](dreamseed_models::chat::ChatTemplate::call_form).
+    pub fn offer(&mut self, tools: Vec<Tool>) {
+        self.tools = tools;
+    }
+
     /// See [`Session::cancelled_by`].
     pub fn cancelled_by(&mut self, flag: Arc<AtomicBool>) {
         self.session.cancelled_by(flag);
@@ -101,7 +108,8 @@ impl Chat {
     pub(crate) fn answer(&mut self, options: &Options, on_text: impl FnMut(&str) -> ControlFlow<()>) -> Result<Generation> {
         let llm = self.session.llm().clone();
         let picture = if self.pictures.is_empty() { String::new() } else { llm.picture_mark()? };
-        let prompt = llm.template().encode_with(&self.messages, &picture, self.date, llm.tokenizer()).map_err(|e| match e {
+        let prompt = llm.template().encode_with(&self.messages, &self.tools, &picture, self.date, llm.tokenizer());
+        let prompt = prompt.map_err(|e| match e {
             TemplateError::Tokenizer(e) => Error::Weights(e),
             other => Error::Usage(other.to_string()),
         })?;

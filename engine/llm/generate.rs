@@ -32,11 +32,21 @@ pub struct Options {
     pub grammar: Option<Grammar>,
     /// Whether the log-probability of each token is wanted.
     pub logprobs: bool,
+    /// So many of the most probable tokens at each place with their log-probabilities, whether they were chosen or not; 0: none. A
+    /// GPU then hands over all logits of each token, which takes longer.
+    pub top_logprobs: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_tokens: 512, sampling: Sampling::default(), stop: Vec::new(), grammar: None, logprobs: false }
+        Self {
+            max_tokens: 512,
+            sampling: Sampling::default(),
+            stop: Vec::new(),
+            grammar: None,
+            logprobs: false,
+            top_logprobs: 0,
+        }
     }
 }
 
@@ -77,6 +87,9 @@ pub struct Generation {
     /// Natural log-probability of each token before sampling, if asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<Vec<f32>>,
+    /// The most probable tokens at the place of each, the best first, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_logprobs: Option<Vec<Vec<(u32, f32)>>>,
 }
 
 /// How well tokens were guessed.
@@ -168,6 +181,7 @@ impl Session {
         let cancelled = Cancelled::new(self.cancel.clone());
         let _ended = CancelOnDrop(cancelled.clone()); // a callback that unwinds cancels too
         let mut logprobs = options.logprobs.then(Vec::new);
+        let mut tops = (options.top_logprobs > 0).then(Vec::new);
         let request = Request {
             prompt: numbered,
             pictures,
@@ -186,10 +200,13 @@ impl Session {
         let done = loop {
             match received.recv().map_err(|_| Error::Internal("the model's thread has ended".into()))?? {
                 Event::Token { .. } if cancelled.is_set() => {} // chosen before it heard
-                Event::Token { token, logprob, text: more } => {
+                Event::Token { token, logprob, top, text: more } => {
                     tokens.push(token);
                     if let Some(logprobs) = &mut logprobs {
                         logprobs.extend(logprob);
+                    }
+                    if let Some(tops) = &mut tops {
+                        tops.push(top);
                     }
                     if on(&more, &mut text) {
                         cancelled.set();
@@ -212,6 +229,7 @@ impl Session {
             text,
             finish,
             logprobs,
+            top_logprobs: tops,
         })
     }
 

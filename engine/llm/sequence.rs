@@ -62,7 +62,7 @@ impl Cancelled {
 /// What the runner tells a caller. After [`Event::Done`] or an error nothing follows.
 pub(super) enum Event {
     /// One more token, and the text that is certain with it.
-    Token { token: u32, logprob: Option<f32>, text: String },
+    Token { token: u32, logprob: Option<f32>, top: Vec<(u32, f32)>, text: String },
     /// The end.
     Done(Done),
 }
@@ -221,7 +221,7 @@ impl Sequence {
     /// and nothing, where the logits themselves are needed.
     pub(super) fn draws(&self, draws: &mut Vec<Draw>) -> bool {
         let known = draws.len();
-        if self.constraint.is_none() {
+        if self.constraint.is_none() && self.options.top_logprobs == 0 {
             draws.extend((0..=self.drafts.len()).map_while(|ahead| self.sampler.draw(ahead)));
         }
         draws.len() > known
@@ -272,6 +272,10 @@ impl Sequence {
             Row::Logits(logits) => log_probability(logits, token),
             Row::Chosen(_, logprob) => logprob,
         });
+        let top = match row {
+            Row::Logits(logits) => most_probable(logits, self.options.top_logprobs),
+            Row::Chosen(..) => Vec::new(),
+        };
         self.sampler.accept(token);
         let mut complete = false;
         if let Some(constraint) = &mut self.constraint {
@@ -280,7 +284,7 @@ impl Sequence {
         }
         self.tokens.push(token);
         let stopped = self.text.push(if tokenizer.is_control(token) { &[] } else { tokenizer.bytes(token) });
-        let sent = self.events.send(Ok(Event::Token { token, logprob, text: self.text.take_certain() }));
+        let sent = self.events.send(Ok(Event::Token { token, logprob, top, text: self.text.take_certain() }));
         Ok(match () {
             () if stopped => Some(Finish::Stop),
             () if sent.is_err() || self.is_cancelled() => Some(Finish::Cancelled),
@@ -327,9 +331,37 @@ pub(crate) fn log_probability(logits: &[f32], token: u32) -> f32 {
     (f64::from(logits[token as usize] - max) - sum.ln()) as f32
 }
 
+/// The `n` most probable tokens under `logits` (vocab) with their natural log-probabilities, the best first.
+fn most_probable(logits: &[f32], n: usize) -> Vec<(u32, f32)> {
+    let mut best: Vec<u32> = Vec::with_capacity(n.min(logits.len()) + 1);
+    for (token, logit) in (0..).zip(logits).filter(|_| n > 0) {
+        let full = best.len() == n;
+        if full && best.last().is_some_and(|last| logits[*last as usize] >= *logit) || logit.is_nan() {
+            continue;
+        }
+        best.insert(best.partition_point(|b| logits[*b as usize] >= *logit), token);
+        best.truncate(n);
+    }
+    let Some(&first) = best.first() else { return Vec::new() };
+    let (most, logprob) = (logits[first as usize], log_probability(logits, first));
+    best.into_iter().map(|token| (token, logits[token as usize] - most + logprob)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_most_probable_tokens_come_first() {
+        let logits = [0.5f32, 2.0, f32::NAN, 2.0, f32::NEG_INFINITY, 3.5, -1.0];
+        let clean = [0.5f32, 2.0, f32::NEG_INFINITY, 2.0, f32::NEG_INFINITY, 3.5, -1.0];
+        assert_eq!(most_probable(&logits, 4).iter().map(|t| t.0).collect::<Vec<_>>(), [5, 1, 3, 0]);
+        for (token, logprob) in most_probable(&clean, 3) {
+            assert!((logprob - log_probability(&clean, token)).abs() < 1e-6, "{token}");
+        }
+        assert_eq!(most_probable(&clean, 0), []);
+        assert_eq!(most_probable(&clean, 100).len(), 7);
+    }
 
     #[test]
     fn log_probabilities_sum_to_one() {

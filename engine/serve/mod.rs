@@ -245,10 +245,14 @@ fn routes(server: &Shared, settings: &Serve) -> Router {
     let text = OpenApiRouter::new()
         .routes(routes!(models::models))
         .routes(routes!(openai::chat::chat))
-        .routes(routes!(openai::completions::completions));
+        .routes(routes!(openai::completions::completions))
+        .routes(routes!(openai::responses::responses));
     let speech =
         OpenApiRouter::new().routes(routes!(openai::audio::transcriptions)).routes(routes!(openai::audio::translations));
-    let senses = OpenApiRouter::new().routes(routes!(senses::pose)).routes(routes!(senses::features));
+    let senses = OpenApiRouter::new()
+        .routes(routes!(senses::pose))
+        .routes(routes!(senses::features))
+        .routes(routes!(openai::embeddings::embeddings));
     let (routes, document) = OpenApiRouter::with_openapi(Document::openapi())
         .merge(scoped(Scope::Chat, text))
         .merge(scoped(Scope::Speech, speech))

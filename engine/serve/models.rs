@@ -47,7 +47,10 @@ pub(super) struct List {
 }
 
 /// The models that can be asked for
-#[utoipa::path(get, path = "/v1/models", tag = "models", responses((status = 200, body = List)))]
+#[utoipa::path(
+    get, path = "/v1/models", tag = "models",
+    responses((status = 200, body = List), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody))
+)]
 pub(super) async fn models(State(server): State<Shared>) -> Result<Json<List>, Problem> {
     let store = server.engine.store();
     let profile = fetch::profile(server.engine.config(), store)?;

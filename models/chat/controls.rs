@@ -10,6 +10,7 @@ pub(super) struct Controls {
     backward: Vec<Vec<u8>>, // each from its end to its beginning, in order
     all: String,            // one after the other, with a character between that ends each
     longest: usize,         // bytes
+    escapes: bool,          // whether one has a backslash, as texts in JSON may get
 }
 
 impl Controls {
@@ -21,7 +22,8 @@ impl Controls {
         backward.sort_unstable();
         let all = forward.iter().map(|name| String::from_utf8_lossy(name)).collect::<Vec<_>>().join("\0");
         let longest = forward.iter().map(Vec::len).max().unwrap_or(0);
-        Self { forward, backward, all, longest }
+        let escapes = all.contains('\\');
+        Self { forward, backward, all, longest, escapes }
     }
 
     /// `content` with a mark inside whatever spells a control token, and at its ends where it could complete one.
@@ -55,6 +57,14 @@ impl Controls {
         }
         guarded.push_str(&content[from..]);
         guarded.into()
+    }
+
+    /// As [`Controls::guard`], for a text that a template will write within quotes, some characters of it escaped.
+    pub(super) fn guard_inside(&self, content: &str, mark: char, tokenizer: &Tokenizer) -> String {
+        if self.escapes {
+            return content.chars().flat_map(|c| [mark, c]).chain([mark]).collect();
+        }
+        self.guard(content, mark, tokenizer).into_owned()
     }
 
     /// Whether `text` ends as a name begins.

@@ -10,7 +10,7 @@ use minijinja::{
 mod call;
 
 use super::{
-    Date, Message, Role,
+    Date, Message,
     budget::Budget,
     filters, ops,
     template::{Halt, Input, Rendered},
@@ -71,20 +71,18 @@ impl<'t> Evaluator<'t> {
     /// The prompt.
     pub(super) fn run(&mut self, body: &'t [Stmt<'t>], input: &Input) -> Rendered<String> {
         let text = |s: &str| Value::Str(s.into());
-        let keys = (text("role"), text("content"));
-        let roles = [Role::System, Role::User, Role::Assistant].map(|role| (role, text(role.name())));
         let spend = Budget::unlimited();
-        let message = |m: &Message| {
-            let role = roles.iter().find(|r| r.0 == m.role).map_or(Value::None, |r| r.1.clone());
-            Value::dict([Ok((keys.0.clone(), role)), Ok((keys.1.clone(), text(&m.content)))], &spend)
-        };
         let mut messages = Items::new(&spend);
         for m in input.messages {
-            messages.push(message(m)?)?;
+            messages.push(message(m, input.messages, &spend)?)?;
+        }
+        let mut tools = Items::new(&spend);
+        for tool in input.tools {
+            tools.push(Value::json(tool, &spend)?)?;
         }
         for (name, value) in [
             ("messages", messages.list()?),
-            ("tools", Value::None),
+            ("tools", if input.tools.is_empty() { Value::None } else { tools.list()? }),
             ("documents", Value::None),
             ("add_generation_prompt", Value::Bool(true)),
             ("bos_token", text(input.bos)),
@@ -381,6 +379,25 @@ impl<'t> Evaluator<'t> {
         let items = items.iter().map(|item| self.expr(item)).collect::<Rendered<Vec<_>>>()?;
         Seq::new(items, &self.budget)
     }
+}
+
+/// A message, with what it calls and what it answers among `all`.
+fn message(m: &Message, all: &[Message], spend: &Budget) -> Rendered<Value> {
+    let text = |s: &str| Value::Str(s.into());
+    let mut entries = vec![Ok((text("role"), text(m.role.name()))), Ok((text("content"), text(&m.content)))];
+    if !m.calls.is_empty() {
+        let mut calls = Items::new(spend);
+        for call in &m.calls {
+            calls.push(Value::json(&call.described(), spend)?)?;
+        }
+        entries.push(Ok((text("tool_calls"), calls.list()?)));
+    }
+    if let Some(id) = &m.answers {
+        let of = all.iter().flat_map(|m| &m.calls).find(|call| call.id == *id);
+        entries.push(Ok((text("tool_call_id"), text(id))));
+        entries.push(Ok((text("name"), text(of.map_or("", |call| &call.name)))));
+    }
+    Value::dict(entries, spend)
 }
 
 /// A constant of the source.

@@ -18,7 +18,10 @@ mod template;
 #[cfg(test)]
 mod tests;
 mod text;
+mod tools;
 mod value;
+
+use std::collections::HashMap;
 
 use crate::{
     tokenizer::{Specials, Tokenizer},
@@ -28,6 +31,7 @@ use controls::Controls;
 use template::{Input, Template};
 
 pub use date::Date;
+pub use tools::{Call, CallForm, Tool};
 
 /// First of the characters that can serve as the mark (private use, plane 15).
 const FIRST_MARK: char = '\u{F0000}';
@@ -41,6 +45,8 @@ pub enum Role {
     User,
     /// The model.
     Assistant,
+    /// What came of a call of the model's.
+    Tool,
 }
 
 impl Role {
@@ -50,12 +56,13 @@ impl Role {
             Self::System => "system",
             Self::User => "user",
             Self::Assistant => "assistant",
+            Self::Tool => "tool",
         }
     }
 }
 
 /// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Message {
     /// Who.
     pub role: Role,
@@ -63,12 +70,16 @@ pub struct Message {
     pub content: String,
     /// Pictures before it.
     pub pictures: usize,
+    /// Functions that the model calls with it.
+    pub calls: Vec<Call>,
+    /// The id of the call that it answers.
+    pub answers: Option<String>,
 }
 
 impl Message {
     /// A message.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into(), pictures: 0 }
+        Self { role, content: content.into(), pictures: 0, calls: Vec::new(), answers: None }
     }
 
     /// The message with so many pictures before its text.
@@ -97,8 +108,10 @@ pub struct ChatTemplate {
     bos: String,
     eos: String,
     controls: Controls,
+    native: Option<CallForm>, // of a template that writes tools itself
 }
 
+/// What a base model reads before each turn; those of tools are written as the user's before.
 const PLAIN_ROLES: [(Role, &str); 3] = [(Role::System, ""), (Role::User, "User: "), (Role::Assistant, "Assistant: ")];
 
 impl ChatTemplate {
@@ -119,7 +132,8 @@ impl ChatTemplate {
         let name = |id: Option<u32>| id.map(|id| String::from_utf8_lossy(tokenizer.bytes(id)).into_owned()).unwrap_or_default();
         let template = source.map(Template::new).transpose()?;
         let controls = Controls::new(tokenizer.control_names());
-        Ok(Self { template, bos: name(tokenizer.bos()), eos: name(tokenizer.eos()), controls })
+        let native = template.as_ref().filter(|t| t.names("tools")).and_then(|t| CallForm::of(t.source()));
+        Ok(Self { native, template, bos: name(tokenizer.bos()), eos: name(tokenizer.eos()), controls })
     }
 
     /// Whether the model brings no template: it was not tuned to chat.
@@ -132,48 +146,80 @@ impl ChatTemplate {
         if self.is_plain() { &["\nUser:"] } else { &[] }
     }
 
+    /// How the model writes calls of functions: as its template says, or as it is told in the system message.
+    pub fn call_form(&self) -> CallForm {
+        self.native.unwrap_or(CallForm::Tagged)
+    }
+
     /// The prompt's tokens: the conversation, and the opening of the model's answer.
     ///
     /// # Errors
     /// [`Error`].
     pub fn encode(&self, messages: &[Message], date: Date, tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
-        self.encode_with(messages, "", date, tokenizer)
+        self.encode_with(messages, &[], "", date, tokenizer)
     }
 
-    /// As [`ChatTemplate::encode`], with `picture` where a message has one: control tokens that no message can write.
+    /// As [`ChatTemplate::encode`], with functions that the model may call, and with `picture` where a message has one: control tokens
+    /// that no message can write.
+    ///
+    /// A template that does not know functions gets them, their calls and what came of those as text (tools.rs).
     ///
     /// # Errors
     /// [`Error`]; a base model's plain form has no place for pictures.
     pub fn encode_with(
         &self,
         messages: &[Message],
+        tools: &[Tool],
         picture: &str,
         date: Date,
         tokenizer: &Tokenizer,
     ) -> Result<Vec<u32>, Error> {
+        let spelled = self.native.is_none().then(|| tools::spelled(messages, tools));
+        let (messages, tools) = spelled.as_deref().map_or((messages, tools), |m| (m, &[]));
         let Some(template) = &self.template else {
             if messages.iter().any(|m| m.pictures > 0) {
                 return Err(Error::Refused("a model without a chat template takes no pictures".into()));
             }
             return Ok(tokenizer.encode_prompt(&plain(messages), Specials::Text, str::to_owned)?);
         };
-        let mut marks = free_marks(messages);
+        let tools: Vec<serde_json::Value> = tools.iter().map(Tool::described).collect();
+        let mut marks = free_marks(messages, &tools);
         let (mark, place) = (marks.next().unwrap_or(FIRST_MARK), marks.next().unwrap_or(FIRST_MARK));
+        let guard = |text: &str| self.controls.guard(text, mark, tokenizer).into_owned();
+        let inside = |text: &str| self.controls.guard_inside(text, mark, tokenizer);
+        let ids = short_ids(messages);
+        let id = |long: &String| ids.get(long.as_str()).cloned().unwrap_or_default();
         let guarded = messages.iter().map(|m| {
-            let text = self.controls.guard(&m.content, mark, tokenizer);
-            // The places stand together before the text: the template may cut the text's spaces, not theirs.
-            Message { content: format!("{}{text}", String::from(place).repeat(m.pictures)), ..*m }
+            let text = guard(&m.content);
+            let call = |c: &Call| Call { id: id(&c.id), name: guard(&c.name), arguments: tools::texts(&c.arguments, &inside) };
+            Message {
+                role: m.role,
+                // The places stand together before the text: the template may cut the text's spaces, not theirs.
+                content: format!("{}{text}", String::from(place).repeat(m.pictures)),
+                pictures: m.pictures,
+                calls: m.calls.iter().map(call).collect(),
+                answers: m.answers.as_ref().map(id),
+            }
         });
         let guarded: Vec<Message> = guarded.collect();
-        let prompt = template.render(&Input { messages: &guarded, bos: &self.bos, eos: &self.eos, date })?;
+        let tools: Vec<serde_json::Value> = tools.iter().map(|tool| tools::texts(tool, &inside)).collect();
+        let prompt = template.render(&Input { messages: &guarded, tools: &tools, bos: &self.bos, eos: &self.eos, date })?;
         let prompt = if messages.iter().any(|m| m.pictures > 0) { prompt.replace(place, picture) } else { prompt };
         Ok(tokenizer.encode_prompt(&prompt, Specials::Parse, |text| text.replace(mark, ""))?)
     }
 }
 
 /// Private-use characters that nobody wrote.
-fn free_marks(messages: &[Message]) -> impl Iterator<Item = char> {
-    (FIRST_MARK..).filter(|&c| !messages.iter().any(|m| m.content.contains(c)))
+fn free_marks(messages: &[Message], tools: &[serde_json::Value]) -> impl Iterator<Item = char> {
+    let calls = messages.iter().flat_map(|m| &m.calls);
+    let json: Vec<String> = tools.iter().chain(calls.map(|c| &c.arguments)).map(serde_json::Value::to_string).collect();
+    (FIRST_MARK..).filter(move |&c| !messages.iter().any(|m| m.content.contains(c)) && !json.iter().any(|j| j.contains(c)))
+}
+
+/// Ids of calls as every template takes them: nine letters and digits (Mistral's asks for so many), by the order of the calls.
+fn short_ids(messages: &[Message]) -> HashMap<&str, String> {
+    let calls = messages.iter().flat_map(|m| &m.calls);
+    calls.zip(1..).map(|(call, n): (&Call, usize)| (call.id.as_str(), format!("call{:05}", n % 100_000))).collect()
 }
 
 fn plain(messages: &[Message]) -> String {

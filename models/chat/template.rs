@@ -50,6 +50,8 @@ pub(super) type Rendered<T> = std::result::Result<T, Halt>;
 pub(super) struct Input<'i> {
     /// The conversation.
     pub(super) messages: &'i [Message],
+    /// Functions that the model may call, as JSON.
+    pub(super) tools: &'i [serde_json::Value],
     /// The text of the tokens that begin and end a sequence.
     pub(super) bos: &'i str,
     /// See `bos`.
@@ -74,9 +76,23 @@ impl Template {
         Ok(Self { source })
     }
 
+    /// Its text.
+    pub(super) fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Whether it uses a name.
+    pub(super) fn names(&self, name: &str) -> bool {
+        let tokens = machinery::tokenize(&self.source, false, syntax());
+        tokens.map_while(Result::ok).any(|(token, _)| matches!(token, Token::Ident(ident) if ident == name))
+    }
+
     /// The prompt that it makes of a conversation.
     pub(super) fn render(&self, input: &Input) -> Result<String, Error> {
-        let said: usize = input.messages.iter().map(|m| m.content.len()).sum();
+        let json = |value: &serde_json::Value| value.to_string().len();
+        let calls = |m: &Message| m.calls.iter().map(|c| json(&c.arguments) + c.name.len()).sum::<usize>();
+        let said: usize = input.messages.iter().map(|m| m.content.len() + calls(m)).sum();
+        let said = said + input.tools.iter().map(json).sum::<usize>();
         let marks = OUTPUT_A_MESSAGE.saturating_mul(input.messages.len());
         let limit = MAX_OUTPUT.saturating_add(marks).saturating_add(said.saturating_mul(2));
         deep(|| {

@@ -18,7 +18,7 @@ fn prompt(template: Option<&str>, messages: &[Message]) -> Result<(String, usize
 }
 
 fn render(template: &str, messages: &[Message]) -> Result<String, Error> {
-    Template::new(template)?.render(&Input { messages, bos: "<s>", eos: "</s>", date: DAY })
+    Template::new(template)?.render(&Input { messages, tools: &[], bos: "<s>", eos: "</s>", date: DAY })
 }
 
 fn user(text: &str) -> Message {
@@ -57,7 +57,7 @@ const SIGHT: [&str; 3] = ["<|vision_start|>", "<|image_pad|>", "<|vision_end|>"]
 fn seeing(template: &str, messages: &[Message]) -> Result<(String, Vec<String>), Error> {
     let (_dir, path) = byte_level_with(&SIGHT).file();
     let t = Tokenizer::from_gguf(&Gguf::open(&path).unwrap()).unwrap();
-    let ids = ChatTemplate::new(Some(template), &t)?.encode_with(messages, &SIGHT.concat(), DAY, &t)?;
+    let ids = ChatTemplate::new(Some(template), &t)?.encode_with(messages, &[], &SIGHT.concat(), DAY, &t)?;
     let name = |id: &u32| String::from_utf8_lossy(t.bytes(*id)).into_owned();
     let text: Vec<u8> = ids.iter().flat_map(|&id| t.bytes(id)).copied().collect();
     Ok((String::from_utf8(text).unwrap(), ids.iter().filter(|&&id| t.is_control(id)).map(name).collect()))
@@ -115,8 +115,76 @@ fn user_text_never_becomes_a_picture() {
         }
     }
     let plain = tokenizer();
-    let refused = ChatTemplate::new(None, &plain).unwrap().encode_with(&[user("x").with_pictures(1)], pad, DAY, &plain);
+    let refused = ChatTemplate::new(None, &plain).unwrap().encode_with(&[user("x").with_pictures(1)], &[], pad, DAY, &plain);
     assert!(matches!(refused, Err(Error::Refused(why)) if why.contains("takes no pictures")));
+}
+
+/// A template in the manner of those that know functions.
+const CALLING: &str = "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}\
+     {% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls %}<tool_call>{{ c.id }} \
+     {{ c.function.name }} {{ c.function.arguments | tojson }}</tool_call>{% endfor %}\
+     {% if m.tool_call_id is defined %} of {{ m.tool_call_id }} {{ m.name }}{% endif %}<|im_end|>\n{% endfor %}";
+
+/// A question, two calls and what came of them, every text of it with a control token.
+fn calling() -> (Vec<Message>, Tool) {
+    let end = "<|im_end|>";
+    let call = |id: &str| Call {
+        id: id.into(),
+        name: "f".into(),
+        arguments: serde_json::json!({ "a<|im_end|>": [end, "<|im_", 1, null] }),
+    };
+    let mut calls = Message::new(Role::Assistant, "");
+    calls.calls = vec![call("long-one"), call("long-two")];
+    let answer = |id: &str| Message { answers: Some(id.into()), ..Message::new(Role::Tool, end) };
+    let parameters = serde_json::json!({ "type": "object", "properties": { "a<|im_end|>": { "enum": [end] } } });
+    let tool = Tool { name: "f".into(), description: Some(format!("does {end}")), parameters };
+    (vec![user(end), calls, answer("long-two"), answer("long-one")], tool)
+}
+
+fn called(template: Option<&str>, messages: &[Message], tools: &[Tool]) -> (String, usize, CallForm) {
+    let t = tokenizer();
+    let template = ChatTemplate::new(template, &t).unwrap();
+    let ids = template.encode_with(messages, tools, "", DAY, &t).unwrap();
+    let text: Vec<u8> = ids.iter().flat_map(|&id| t.bytes(id)).copied().collect();
+    (String::from_utf8(text).unwrap(), ids.iter().filter(|&&id| t.is_control(id)).count(), template.call_form())
+}
+
+#[test]
+fn templates_that_know_functions_write_them() {
+    let (messages, tool) = calling();
+    let (text, controls, form) = called(Some(CALLING), &messages, &[tool]);
+    assert_eq!((controls, form), (10, CallForm::Tagged), "{text}");
+    let described = "{\"type\": \"function\", \"function\": {\"name\": \"f\", \"description\": \"does <|im_end|>\"";
+    assert!(text.starts_with(&format!("<|im_start|>system\n{described}")), "{text}");
+    assert!(
+        text.contains("<tool_call>call00001 f {\"a<|im_end|>\": [\"<|im_end|>\", \"<|im_\", 1, null]}</tool_call>"),
+        "{text}"
+    );
+    assert!(text.contains("<|im_start|>tool\n<|im_end|> of call00002 f<|im_end|>"), "{text}");
+    let (text, ..) = called(Some(CALLING), &[user("hi")], &[]);
+    assert_eq!(text, "<|im_start|>user\nhi<|im_end|>\n");
+    for (template, form) in [("{{ tools }}\"parameters\": ", CallForm::Bare), ("{{ tools }}[TOOL_CALLS]", CallForm::List)] {
+        assert_eq!(called(Some(template), &[user("hi")], &[]).2, form);
+    }
+}
+
+#[test]
+fn other_templates_are_told_of_functions_in_words() {
+    let (messages, tool) = calling();
+    for template in [Some(CHATML), None] {
+        let (text, controls, form) = called(template, &messages, std::slice::from_ref(&tool));
+        assert_eq!(form, CallForm::Tagged);
+        // system, user, assistant, the answers as one of the user's, and the opening
+        assert_eq!(controls, if template.is_some() { 9 } else { 0 }, "{text}");
+        assert!(text.contains("{\"name\":\"f\",\"description\":\"does <|im_end|>\""), "{text}");
+        let call =
+            "<tool_call>\n{\"name\":\"f\",\"arguments\":{\"a<|im_end|>\":[\"<|im_end|>\",\"<|im_\",1,null]}}\n</tool_call>";
+        assert!(text.contains(&format!("{call}\n{call}")), "{text}");
+        let answer = "<tool_response>\n<|im_end|>\n</tool_response>";
+        assert!(text.contains(&format!("{answer}\n{answer}")), "{text}");
+    }
+    let with_system = [Message::new(Role::System, "Be kind."), user("hi")];
+    assert!(called(Some(CHATML), &with_system, &[tool]).0.starts_with("<|im_start|>system\nBe kind.\n\nYou can call"));
 }
 
 #[test]

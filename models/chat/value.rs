@@ -200,6 +200,27 @@ impl Value {
         Ok(Self::Dict(Rc::new(Dict { entries, depth })))
     }
 
+    /// What JSON says: of the caller, whose keys are different from each other.
+    pub(super) fn json(value: &serde_json::Value, budget: &Budget) -> Rendered<Self> {
+        use serde_json::Value as Json;
+        Ok(match value {
+            Json::Null => Self::None,
+            Json::Bool(b) => Self::Bool(*b),
+            Json::Number(n) => n.as_i64().map_or_else(|| Self::Float(n.as_f64().unwrap_or(f64::NAN)), Self::Int),
+            Json::String(s) => Self::text(s, budget)?,
+            Json::Array(a) => {
+                let items = a.iter().map(|item| Self::json(item, budget)).collect::<Rendered<Vec<_>>>()?;
+                Self::List(Seq::new(items, budget)?)
+            }
+            Json::Object(o) => {
+                let entry = |(key, value): (&String, &Json)| Ok((Self::text(key, budget)?, Self::json(value, budget)?));
+                let entries = o.iter().map(entry).collect::<Rendered<Vec<_>>>()?;
+                let depth = deeper(entries.iter().map(|e| &e.1))?;
+                Self::Dict(Rc::new(Dict { entries, depth }))
+            }
+        })
+    }
+
     fn depth(&self) -> u16 {
         match self {
             Self::List(s) | Self::Tuple(s) | Self::Iter(s) => s.depth,

@@ -50,6 +50,13 @@ pub struct Session {
     places: Vec<f32>, // (grid, width)
 }
 
+impl Session {
+    /// Patches of the picture that was seen last.
+    pub fn patches(&self) -> usize {
+        self.grid[0] * self.grid[1]
+    }
+}
+
 #[derive(Deserialize)]
 struct Kind {
     model_type: String,

@@ -312,13 +312,23 @@ impl SigLip {
     /// # Errors
     /// [`Error::Unsupported`] without a `tokenizer.json`.
     pub fn embed_texts(&self, pool: &Pool, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
-        let words = self.words.as_ref().ok_or_else(|| {
-            Error::Unsupported(
-                "this model has no tokenizer.json: labels cannot be read; put it beside model.safetensors".into(),
-            )
-        })?;
+        let words = self.words()?;
         let rows = texts.iter().map(|t| words.ids(t, self.length)).collect::<Result<Vec<_>>>()?;
         self.embed_ids(pool, &rows)
+    }
+
+    /// How many tokens of a text count, padding aside.
+    ///
+    /// # Errors
+    /// As [`SigLip::embed_texts`].
+    pub fn tokens(&self, text: &str) -> Result<usize> {
+        self.words()?.count(text, self.length)
+    }
+
+    fn words(&self) -> Result<&Words> {
+        self.words.as_ref().ok_or_else(|| {
+            Error::Unsupported("this model has no tokenizer.json: texts cannot be read; put it beside model.safetensors".into())
+        })
     }
 
     /// Embeddings of unit length, one a row of tokens; each has the model's full text length, padded.

@@ -44,6 +44,10 @@ impl Server {
         answer(agent().get(self.url(path)).call())
     }
 
+    pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, String) {
+        answer(agent().post(self.url(path)).content_type("application/json").send(body.to_string()))
+    }
+
     /// A figure of /metrics by the beginning of its line.
     pub(crate) fn figure(&self, line: &str) -> f64 {
         let page = self.get("/metrics").1;

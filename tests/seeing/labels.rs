@@ -20,7 +20,7 @@ const LENGTH: usize = 64;
 const WIDTH: usize = 16;
 
 /// Gemma 3's file, where it was fetched.
-fn gemma() -> Option<PathBuf> {
+pub(crate) fn gemma() -> Option<PathBuf> {
     let store = engine().store();
     let path = store.folder(store.manifest().find("gemma3-270m").unwrap()).join("gemma3-270m.gguf");
     if !path.exists() {
@@ -62,7 +62,7 @@ fn tokenizer_json(gguf: &Gguf) -> Value {
 }
 
 /// A small random SigLIP 2 of this vocabulary, as transformers saves it.
-fn write(folder: &Path, gguf: &Gguf, vocabulary: usize) {
+pub(crate) fn write(folder: &Path, gguf: &Gguf, vocabulary: usize) {
     let (d, ffn) = (WIDTH, 2 * WIDTH);
     let mut shapes: Vec<(String, Vec<usize>)> = Vec::new();
     let mut add = |name: &str, shape: &[usize]| shapes.push((name.into(), shape.to_vec()));

@@ -6,6 +6,7 @@ mod common;
 mod labels;
 mod model;
 mod pose;
+mod vectors;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -47,6 +47,7 @@ pub(super) fn source(grammar: &Grammar) -> Result<TopLevelGrammar> {
     let source = match grammar {
         Grammar::Json => schema(r#"{"type": "object"}"#),
         Grammar::JsonSchema(text) => schema(text),
+        Grammar::Tagged { open, schema, close, most } => tagged([open, close], schema, *most),
         Grammar::Regex(text) => regex(text),
         Grammar::Lark(text) => lark(text),
     };
@@ -61,6 +62,22 @@ fn at_most(bytes: usize, text: &str) -> Result<(), String> {
 }
 
 fn schema(text: &str) -> Result<TopLevelGrammar, String> {
+    checked_schema(text).map(TopLevelGrammar::from_json_schema)
+}
+
+fn tagged(tags: [&str; 2], schema: &str, most: usize) -> Result<TopLevelGrammar, String> {
+    let schema = checked_schema(schema)?;
+    let [open, close] = tags.map(|tag| Value::from(tag).to_string()); // Lark quotes as JSON does
+    let more = match most {
+        0 => return Err("at least one text is needed".into()),
+        1 => String::new(),
+        _ => format!(" (\"\\n\" tagged){{0,{}}}", most - 1),
+    };
+    let rules = format!("start: tagged{more}\ntagged: {open} inside {close}\ninside: %json {schema}\n");
+    Ok(TopLevelGrammar::from_lark(rules))
+}
+
+fn checked_schema(text: &str) -> Result<Value, String> {
     at_most(SCHEMA_BYTES, text)?;
     let mut schema: Value = serde_json::from_str(text).map_err(|e| format!("no JSON: {e}"))?;
     if schema == Value::Bool(true) {
@@ -69,7 +86,7 @@ fn schema(text: &str) -> Result<TopLevelGrammar, String> {
     shape(&schema)?;
     let Some(top) = schema.as_object_mut() else { return Err("an object is expected, as in {\"type\": \"object\"}".into()) };
     top.entry("x-guidance").or_insert_with(|| json!({"whitespace_pattern": WHITESPACE}));
-    Ok(TopLevelGrammar::from_json_schema(schema))
+    Ok(schema)
 }
 
 /// Whether a schema is of a size that compiles within a second or two.

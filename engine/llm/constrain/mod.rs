@@ -28,6 +28,18 @@ pub enum Grammar {
     JsonSchema(String),
     /// A regular expression that the whole text matches: the syntax of the crate `regex`, without anchors and boundaries inside.
     Regex(String),
+    /// One to `most` texts, a line each: JSON that is valid against `schema`, as [`Grammar::JsonSchema`] has it, between `open` and
+    /// `close`.
+    Tagged {
+        /// Before the JSON.
+        open: String,
+        /// A JSON schema.
+        schema: String,
+        /// After the JSON.
+        close: String,
+        /// 1 and up.
+        most: usize,
+    },
     /// A context-free grammar in llguidance's form of Lark; its first rule is `start`.
     Lark(String),
 }
@@ -44,7 +56,7 @@ impl Grammar {
     /// What messages call it.
     fn name(&self) -> &'static str {
         match self {
-            Self::Json | Self::JsonSchema(_) => "JSON schema",
+            Self::Json | Self::JsonSchema(_) | Self::Tagged { .. } => "JSON schema",
             Self::Regex(_) => "regular expression",
             Self::Lark(_) => "grammar",
         }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use dreamseed_models::tokenizer::Tokenizer;
+use dreamseed_models::tokenizer::{Specials, Tokenizer};
 use serde_json::json;
 
 use super::*;
@@ -63,12 +63,13 @@ fn problem(grammar: &Grammar, compiler: &Compiler) -> String {
     }
 }
 
-fn grammars() -> [Grammar; 6] {
+fn grammars() -> [Grammar; 7] {
     let schema = json!({"type": "object", "properties": {"ab": {"type": "boolean"}, "한국": {"enum": ["한", "abc", 7]}},
         "required": ["ab", "한국"], "additionalProperties": false});
     [
         Grammar::Json,
         Grammar::JsonSchema(schema.to_string()),
+        Grammar::Tagged { open: "<a>\n".into(), schema: schema.to_string(), close: "\n</a>".into(), most: 3 },
         Grammar::Regex("(ab|[0-9]{2,4})+ok|한국?".into()),
         Grammar::Lark("start: \"[\" (item (\",\" item)*)? \"]\"\nitem: /[a-c]+/ | start\n".into()),
         Grammar::Lark("start: body \"!\"\nbody[stop=\"|\"]: /[ab|]*/\n".into()), // the parser cannot go back in this one
@@ -82,6 +83,31 @@ fn numbers(mut seed: u64) -> impl FnMut() -> usize {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) as usize
     }
+}
+
+#[test]
+fn tagged_texts_are_as_many_as_are_allowed() {
+    let (compiler, tokenizer) = compiler(all);
+    let schema =
+        json!({"anyOf": [{"const": {"a": 1}}, {"$ref": "#/$defs/b"}], "$defs": {"b": {"type": "integer"}}}).to_string();
+    let grammar = |most| Grammar::Tagged { open: "<a>\n".into(), schema: schema.clone(), close: "\n</a>".into(), most };
+    let follows = |most: usize, text: &str| {
+        let mut constraint = compiler.compile(&grammar(most)).unwrap();
+        let tokens = tokenizer.encode(text, Specials::Text).unwrap();
+        tokens.iter().all(|&t| constraint.accept(t).is_ok()) && {
+            let mask = constraint.mask().unwrap();
+            constraint_ends(&tokenizer, mask)
+        }
+    };
+    let (one, other) = ("<a>\n7\n</a>", "<a>\n{\"a\":1}\n</a>");
+    assert!(follows(1, one) && follows(1, other) && follows(3, one));
+    assert!(follows(3, &format!("{one}\n{other}\n{one}")) && !follows(2, &format!("{one}\n{other}\n{one}")));
+    assert!(!follows(1, &format!("{one}\n{one}")) && !follows(2, "7") && !follows(2, "<a>\n\"x\"\n</a>"));
+    assert!(problem(&grammar(0), &compiler).contains("at least one"));
+}
+
+fn constraint_ends(tokenizer: &Tokenizer, mask: &Mask) -> bool {
+    mask.tokens().any(|t| tokenizer.is_end(t))
 }
 
 #[test]

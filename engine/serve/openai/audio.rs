@@ -72,12 +72,54 @@ pub(in super::super) struct AudioForm {
     vad: Option<bool>,
 }
 
+/// The text; with `verbose_json` also what is below it.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "for the document alone")]
+pub(in super::super) struct Written {
+    text: String,
+    /// `transcribe` or `translate`.
+    task: Option<String>,
+    /// ISO 639-1.
+    language: Option<String>,
+    /// Seconds.
+    duration: Option<f64>,
+    segments: Option<Vec<WrittenSegment>>,
+    words: Option<Vec<WrittenWord>>,
+}
+
+/// A stretch of speech.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "for the document alone")]
+struct WrittenSegment {
+    id: usize,
+    /// Seconds.
+    start: f64,
+    end: f64,
+    text: String,
+    avg_logprob: f64,
+    no_speech_prob: f64,
+}
+
+/// A word.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "for the document alone")]
+struct WrittenWord {
+    word: String,
+    /// Seconds.
+    start: f64,
+    end: f64,
+    probability: f64,
+}
+
 /// Speech to text
 #[utoipa::path(
     post, path = "/v1/audio/transcriptions", tag = "speech",
     request_body(content = AudioForm, content_type = "multipart/form-data"),
     responses(
-        (status = 200, description = "The text, in the form that was asked for", body = Object),
+        (status = 200, description = "The text, in the form that was asked for; with `stream` as events", content(
+            (Written = "application/json"), (String = "text/plain"), (String = "application/x-subrip"), (String = "text/vtt"),
+            (String = "text/event-stream"),
+        )),
         (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody),
     )
 )]
@@ -94,7 +136,10 @@ pub(in super::super) async fn transcriptions(
     post, path = "/v1/audio/translations", tag = "speech",
     request_body(content = AudioForm, content_type = "multipart/form-data"),
     responses(
-        (status = 200, description = "The text, in the form that was asked for", body = Object),
+        (status = 200, description = "The text, in the form that was asked for; with `stream` as events", content(
+            (Written = "application/json"), (String = "text/plain"), (String = "application/x-subrip"), (String = "text/vtt"),
+            (String = "text/event-stream"),
+        )),
         (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody),
     )
 )]

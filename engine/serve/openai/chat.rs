@@ -3,8 +3,7 @@
 use std::{
     convert::Infallible,
     ops::ControlFlow,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
-    time::Instant,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use axum::{
@@ -14,10 +13,6 @@ use axum::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
     },
-};
-use dreamseed_models::{
-    chat::{Message, Role as Speaker},
-    whisper,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -30,18 +25,18 @@ use super::{
         admission::{Claim, Place},
         error::{ErrorBody, Problem},
         models,
-        work::{Cancel, Parts, Sink, Tied, guarded, work},
+        work::{Cancel, Parts, Sink, guarded, work},
     },
     Body, Usage, answer_id,
-    content::{ChatMessage, Piece, turns},
-    event, finish_reason, now,
+    calls::Piece,
+    content::ChatMessage,
+    event,
+    job::{Answer, Asked, Called, Job, Logprobs},
+    now,
     params::{Params, refuse_unknown},
+    tools::{Offer, ToolChoice, ToolSpec},
 };
-use crate::{
-    Engine,
-    llm::{Chat, Generation, Llm, Options, Seen},
-    manifest::Role,
-};
+use crate::manifest::Role;
 
 /// A request for the next turn of a conversation.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -56,6 +51,12 @@ pub(in super::super) struct ChatRequest {
     /// The log-probability of each token.
     #[serde(default)]
     logprobs: Option<bool>,
+    /// Functions that the model may call, 128 at most.
+    tools: Option<Vec<ToolSpec>>,
+    /// Whether it calls; with `required` and a function's name the answer is a valid call in any case.
+    tool_choice: Option<ToolChoice>,
+    /// Whether one answer may have several calls; default true.
+    parallel_tool_calls: Option<bool>,
     #[serde(flatten)]
     params: Params,
     #[serde(flatten)]
@@ -76,32 +77,53 @@ pub(in super::super) struct ChatCompletion {
 }
 
 #[derive(Serialize, ToSchema)]
+#[schema(as = ChatChoice)]
 struct Choice {
     index: usize,
     message: Said,
     logprobs: Option<Logprobs>,
-    /// `stop` or `length`.
+    /// `stop`, `length` or `tool_calls`.
     finish_reason: &'static str,
 }
 
 #[derive(Serialize, ToSchema)]
 struct Said {
     role: &'static str,
-    content: String,
+    /// Null where functions are called and nothing is said.
+    #[schema(required)]
+    content: Option<String>,
     refusal: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<ToolCall>,
+}
+
+/// A function to be called.
+#[derive(Clone, Serialize, ToSchema)]
+struct ToolCall {
+    /// Its number, in a stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    /// `function`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#type: Option<&'static str>,
+    function: Function,
 }
 
 #[derive(Clone, Serialize, ToSchema)]
-struct Logprobs {
-    content: Vec<TokenLogprob>,
+struct Function {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    /// JSON; in a stream, the next part of it.
+    arguments: String,
 }
 
-#[derive(Clone, Serialize, ToSchema)]
-struct TokenLogprob {
-    token: String,
-    logprob: f32,
-    bytes: Vec<u8>,
-    top_logprobs: Vec<f32>,
+impl From<Called> for ToolCall {
+    fn from(call: Called) -> Self {
+        let function = Function { name: Some(call.name), arguments: call.arguments };
+        Self { index: None, id: Some(call.id), r#type: Some("function"), function }
+    }
 }
 
 /// A part of an answer that is being streamed.
@@ -131,6 +153,23 @@ struct Delta {
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<ToolCall>,
+}
+
+impl From<&Piece> for Delta {
+    fn from(piece: &Piece) -> Self {
+        let call = |index: usize, id: Option<&String>, name: Option<&String>, arguments: &str| {
+            let function = Function { name: name.cloned(), arguments: arguments.into() };
+            let call = ToolCall { index: Some(index), id: id.cloned(), r#type: id.map(|_| "function"), function };
+            Self { tool_calls: vec![call], ..Self::default() }
+        };
+        match piece {
+            Piece::Text(text) => Self { content: Some(text.clone()), ..Self::default() },
+            Piece::Call { index, id, name } => call(*index, Some(id), Some(name), ""),
+            Piece::Arguments { index, text } => call(*index, None, None, text),
+        }
+    }
 }
 
 /// The next turn of a conversation
@@ -155,7 +194,7 @@ pub(in super::super) async fn chat(
     let (streams, include_usage) = (request.params.streams(), request.params.include_usage());
     let job = {
         let (server, model) = (server.clone(), model.clone());
-        Arc::new(work(move |cancel| Job::prepare(server, request, &model, cancel)).await?)
+        Arc::new(work(move |cancel| Job::prepare(server, request.asked()?, &model, cancel)).await?)
     };
     let flags: Vec<Cancel> = (0..answers).map(|_| Cancel::default()).collect();
     match streams {
@@ -164,117 +203,31 @@ pub(in super::super) async fn chat(
     }
 }
 
-/// What is generated.
-struct Job {
-    server: Shared,
-    llm: Arc<Llm>,
-    messages: Vec<Message>,
-    pictures: Vec<Seen>,
-    options: Options,
-    begun: Instant,
-}
-
-impl Job {
-    /// Loads the model, decodes and looks at what came along.
-    fn prepare(server: Shared, request: ChatRequest, model: &str, cancel: &Cancel) -> Result<Self, Problem> {
-        let begun = Instant::now();
-        let wanted = request.max_completion_tokens.or(request.max_tokens).unwrap_or(usize::MAX);
-        let options = request.params.options(wanted, request.logprobs.unwrap_or(false))?;
-        let engine = &server.engine;
-        let turns = turns(request.messages, &engine.limits())?;
-        let texts = turns.iter().filter(|t| t.role == Speaker::User).flat_map(|t| &t.pieces);
-        server.look_at(texts.filter_map(Piece::text))?;
-        let sees = turns.iter().any(|t| !t.pictures.is_empty());
-        let llm = if sees { engine.llm_that_sees(Some(model), None)? } else { engine.llm(Some(model))? };
-        let (mut messages, mut pictures) = (Vec::new(), Vec::new());
-        for turn in turns {
-            let mut text = String::new();
-            for piece in &turn.pieces {
-                match piece {
-                    Piece::Text(piece) => text.push_str(piece),
-                    Piece::Sound(pcm) => {
-                        let said = written_down(engine, pcm, cancel)?;
-                        server.look_at([said.as_str()])?;
-                        text.push_str(&said);
-                    }
-                }
-            }
-            messages.push(Message::new(turn.role, text).with_pictures(turn.pictures.len()));
-            for picture in &turn.pictures {
-                pictures.push(llm.see(picture, None)?);
-            }
-        }
-        Ok(Self { llm, messages, pictures, options, begun, server: server.clone() })
+impl ChatRequest {
+    fn asked(self) -> Result<Asked, Problem> {
+        let wanted = self.max_completion_tokens.or(self.max_tokens).unwrap_or(usize::MAX);
+        let options = self.params.options(wanted, self.logprobs.unwrap_or(false))?;
+        let tools = self.tools.unwrap_or_default().into_iter().map(|ToolSpec::Function { function }| function);
+        let offer = Offer::new(tools.collect(), self.tool_choice, self.parallel_tool_calls)?;
+        Ok(Asked { messages: self.messages, options, offer })
     }
-
-    /// Generates one of the answers; blocks. `on_text` gets each token with the text that is certain with it.
-    fn answer(
-        &self,
-        index: usize,
-        cancel: &Cancel,
-        mut on_text: impl FnMut(&str) -> ControlFlow<()>,
-    ) -> Result<Generation, Problem> {
-        let trained = self.llm.config().context;
-        let context = trained.min(self.server.engine.config().llm.cache_tokens);
-        let mut chat = Chat::new(self.llm.clone(), Some(context), None)?;
-        chat.cancelled_by(cancel.clone());
-        chat.set_with(self.messages.clone(), self.pictures.clone());
-        let mut options = self.options.clone();
-        options.sampling.seed = options.sampling.seed.wrapping_add(index as u64);
-        let mut first = true;
-        let text = chat.answer(&options, |text| {
-            if std::mem::take(&mut first) {
-                self.server.metrics.first_token(self.begun.elapsed());
-            }
-            on_text(text)
-        })?;
-        self.server.metrics.generated(&text);
-        Ok(text)
-    }
-
-    fn logprobs(&self, text: &Generation) -> Option<Logprobs> {
-        let logprobs = text.logprobs.as_ref()?;
-        let content = text.tokens.iter().zip(logprobs).map(|(&token, &logprob)| {
-            let bytes = self.llm.tokenizer().bytes(token).to_vec();
-            TokenLogprob { token: String::from_utf8_lossy(&bytes).into_owned(), logprob, bytes, top_logprobs: Vec::new() }
-        });
-        Some(Logprobs { content: content.collect() })
-    }
-}
-
-/// What is said in a message's sound.
-fn written_down(engine: &Engine, pcm: &[f32], cancel: &Cancel) -> Result<String, Problem> {
-    let options = whisper::Options { vad: engine.config().speech.vad, ..whisper::Options::default() };
-    let mut goes_on = |_: whisper::Progress| match cancel.load(Ordering::Relaxed) {
-        true => ControlFlow::Break(()),
-        false => ControlFlow::Continue(()),
-    };
-    Ok(engine.transcribe(None, pcm, &options, &mut goes_on)?.text)
 }
 
 async fn whole(place: Place, job: Arc<Job>, model: String, flags: Vec<Cancel>) -> Result<ChatCompletion, Problem> {
-    let _tied = Tied(flags.clone());
-    let place = Arc::new(place);
-    let begin = |(index, cancel): (usize, Cancel)| {
-        let (job, place) = (job.clone(), place.clone());
-        tokio::task::spawn_blocking(move || {
-            let _held = place; // until the work has ended, whether somebody waits for it or not
-            job.answer(index, &cancel, |_| ControlFlow::Continue(()))
-        })
-    };
-    let answers: Vec<_> = flags.into_iter().enumerate().map(begin).collect();
-    let mut texts = Vec::new();
-    for answer in answers {
-        texts.push(answer.await.unwrap_or_else(|e| Err(Problem::internal(e)))?);
-    }
-    let usage = Usage::of(&texts);
-    let choices = texts.into_iter().enumerate().map(|(index, text)| Choice {
+    let answers = job.answers(place, flags).await?;
+    let usage = Usage::of(answers.iter().map(|a| &a.generation));
+    let choices = answers.into_iter().enumerate().map(|(index, answer)| Choice {
         index,
-        logprobs: job.logprobs(&text),
-        finish_reason: finish_reason(text.finish),
-        message: Said { role: "assistant", content: text.text, refusal: None },
+        logprobs: job.logprobs(&answer.generation),
+        finish_reason: answer.finish_reason(),
+        message: Said {
+            role: "assistant",
+            content: Some(answer.text).filter(|text| answer.calls.is_empty() || !text.is_empty()),
+            refusal: None,
+            tool_calls: answer.calls.into_iter().map(ToolCall::from).collect(),
+        },
     });
-    let (id, choices) = (answer_id("chatcmpl"), choices.collect());
+    let (id, choices) = (answer_id("chatcmpl-"), choices.collect());
     Ok(ChatCompletion { id, object: "chat.completion", created: now(), model, choices, usage })
 }
 
@@ -283,21 +236,21 @@ struct Telling {
     sink: Sink<Event>,
     head: ChatChunk,
     include_usage: bool,
-    ended: Mutex<Vec<Option<Generation>>>, // in the order in which they end; `None`: failed
+    ended: Mutex<Vec<Option<Answer>>>, // in the order in which they end; `None`: failed
     answers: usize,
 }
 
 impl Telling {
     /// An answer has ended. After the last one come the tokens used and the end, unless one has failed: what is not whole does not
     /// end as if it were.
-    fn end(&self, outcome: Result<Generation, Problem>, server: &Shared) {
+    fn end(&self, outcome: Result<Answer, Problem>, server: &Shared) {
         if let Err(problem) = &outcome {
             server.metrics.problem(problem.code);
             self.sink.send(event(&problem.body()));
         }
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         ended.push(outcome.ok());
-        let whole: Vec<&Generation> = ended.iter().flatten().collect();
+        let whole: Vec<_> = ended.iter().flatten().map(|a| &a.generation).collect();
         if whole.len() == self.answers {
             if self.include_usage {
                 self.sink.send(event(&ChatChunk { usage: Some(Usage::of(whole)), ..self.head.clone() }));
@@ -309,7 +262,7 @@ impl Telling {
 
 fn stream(place: Place, job: Arc<Job>, model: String, flags: Vec<Cancel>, include_usage: bool) -> Response {
     let head = ChatChunk {
-        id: answer_id("chatcmpl"),
+        id: answer_id("chatcmpl-"),
         object: "chat.completion.chunk",
         created: now(),
         model,
@@ -330,7 +283,7 @@ fn stream(place: Place, job: Arc<Job>, model: String, flags: Vec<Cancel>, includ
 }
 
 /// Streams one answer.
-fn one(job: &Job, index: usize, cancel: &Cancel, telling: &Telling) -> Result<Generation, Problem> {
+fn one(job: &Job, index: usize, cancel: &Cancel, telling: &Telling) -> Result<Answer, Problem> {
     let send = |delta: Delta, logprobs, finish_reason| {
         let choices = vec![ChunkChoice { index, delta, logprobs, finish_reason }];
         match telling.sink.send(event(&ChatChunk { choices, ..telling.head.clone() })) {
@@ -338,21 +291,17 @@ fn one(job: &Job, index: usize, cancel: &Cancel, telling: &Telling) -> Result<Ge
             false => ControlFlow::Break(()),
         }
     };
-    let begin = || Delta { role: Some("assistant"), content: Some(String::new()) };
+    let begin = || Delta { role: Some("assistant"), content: Some(String::new()), ..Delta::default() };
     let mut begun = false;
-    let text = job.answer(index, cancel, |text| {
+    let answer = job.answer(index, cancel, |pieces| {
         if !std::mem::replace(&mut begun, true) {
             send(begin(), None, None)?;
         }
-        if text.is_empty() {
-            ControlFlow::Continue(())
-        } else {
-            send(Delta { role: None, content: Some(text.into()) }, None, None)
-        }
+        pieces.iter().try_for_each(|piece| send(piece.into(), None, None))
     })?;
     if !begun {
         let _ = send(begin(), None, None);
     }
-    let _ = send(Delta::default(), job.logprobs(&text), Some(finish_reason(text.finish)));
-    Ok(text)
+    let _ = send(Delta::default(), job.logprobs(&answer.generation), Some(answer.finish_reason()));
+    Ok(answer)
 }

@@ -70,6 +70,7 @@ pub(in super::super) struct Completion {
 }
 
 #[derive(Clone, Serialize, ToSchema)]
+#[schema(as = CompletionChoice)]
 struct Choice {
     text: String,
     index: usize,
@@ -89,7 +90,9 @@ struct Job {
 #[utoipa::path(
     post, path = "/v1/completions", tag = "text", request_body = CompletionRequest,
     responses(
-        (status = 200, description = "The answer; with `stream` events of the same kind", body = Completion),
+        (status = 200, description = "The answer; with `stream` events of the same kind", content(
+            (Completion = "application/json"), (Completion = "text/event-stream"),
+        )),
         (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody),
     )
 )]
@@ -103,7 +106,7 @@ pub(in super::super) async fn completions(
     let place = server.admission.enter(&claim).await?;
     let (streams, include_usage) = (request.params.streams(), request.params.include_usage());
     let head = Completion {
-        id: answer_id("cmpl"),
+        id: answer_id("cmpl-"),
         object: "text_completion",
         created: now(),
         model: model.clone(),

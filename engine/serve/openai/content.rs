@@ -2,8 +2,9 @@
 
 use axum::http::StatusCode;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use dreamseed_models::chat::Role;
+use dreamseed_models::chat::{Call, Role};
 use serde::Deserialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::super::error::Problem;
@@ -12,19 +13,40 @@ use crate::media::{self, Frame, Limits};
 /// Most messages of a conversation, and most pictures in it.
 const MOST_MESSAGES: usize = 4096;
 const MOST_PICTURES: usize = 16;
+/// Most calls of functions in one message.
+const MOST_CALLS: usize = 128;
 
 /// One turn.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 pub(super) struct ChatMessage {
-    /// `system` (or `developer`), `user`, `assistant`.
-    role: String,
-    content: Option<Content>,
+    /// `system` (or `developer`), `user`, `assistant`, `tool`.
+    pub(super) role: String,
+    /// Text, or parts; the assistant's may be null where it calls functions.
+    pub(super) content: Option<Content>,
+    /// Functions that the assistant called.
+    pub(super) tool_calls: Option<Vec<CallSpec>>,
+    /// Of a tool's message: the call that it answers.
+    pub(super) tool_call_id: Option<String>,
+}
+
+/// A call of the assistant's, as it was given out.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(super) enum CallSpec {
+    Function { id: String, function: CalledFunction },
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+pub(super) struct CalledFunction {
+    pub(super) name: String,
+    /// JSON of an object.
+    pub(super) arguments: String,
 }
 
 /// Text, or parts.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged)]
-enum Content {
+pub(super) enum Content {
     Text(String),
     Parts(Vec<Part>),
 }
@@ -32,7 +54,7 @@ enum Content {
 /// A part of a message.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum Part {
+pub(super) enum Part {
     Text {
         text: String,
     },
@@ -50,13 +72,13 @@ enum Part {
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
-struct ImageUrl {
-    url: String,
+pub(super) struct ImageUrl {
+    pub(super) url: String,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
-struct InputAudio {
-    data: String,
+pub(super) struct InputAudio {
+    pub(super) data: String,
 }
 
 /// A turn as the engine takes it, its media decoded.
@@ -64,6 +86,8 @@ pub(super) struct Turn {
     pub(super) role: Role,
     pub(super) pieces: Vec<Piece>,
     pub(super) pictures: Vec<Frame>,
+    pub(super) calls: Vec<Call>,
+    pub(super) answers: Option<String>,
 }
 
 /// A stretch of a turn's text.
@@ -93,8 +117,16 @@ pub(super) fn turns(messages: Vec<ChatMessage>, limits: &Limits) -> Result<Vec<T
     }
     let turn = |(i, m): (usize, ChatMessage)| m.turn(limits).map_err(|p| p.of_param(format!("messages[{i}]")));
     let turns: Vec<Turn> = messages.into_iter().enumerate().map(turn).collect::<Result<_, _>>()?;
-    if turns.last().is_none_or(|t| t.role != Role::User) {
-        return Err(Problem::invalid("the last message must be the user's").of_param("messages"));
+    if turns.last().is_none_or(|t| !matches!(t.role, Role::User | Role::Tool)) {
+        return Err(Problem::invalid("the last message must be the user's or a tool's").of_param("messages"));
+    }
+    let mut called = std::collections::HashSet::new();
+    for (i, turn) in turns.iter().enumerate() {
+        called.extend(turn.calls.iter().map(|call| call.id.as_str()));
+        if turn.answers.as_deref().is_some_and(|id| !called.contains(id)) {
+            let problem = Problem::invalid("it answers a call that no message before it makes");
+            return Err(problem.of_param(format!("messages[{i}].tool_call_id")));
+        }
     }
     let pictures: usize = turns.iter().map(|t| t.pictures.len()).sum();
     if pictures > MOST_PICTURES {
@@ -109,15 +141,27 @@ impl ChatMessage {
             "system" | "developer" => Role::System,
             "user" => Role::User,
             "assistant" => Role::Assistant,
+            "tool" => Role::Tool,
             other => {
                 let shown: String = other.chars().take(60).collect();
-                return Err(Problem::invalid(format!("role {shown:?}; system, developer, user and assistant are known")));
+                return Err(Problem::invalid(format!("role {shown:?}; system, developer, user, assistant and tool are known")));
             }
         };
-        let mut turn = Turn { role, pieces: Vec::new(), pictures: Vec::new() };
+        let calls = self.tool_calls.unwrap_or_default();
+        if calls.len() > MOST_CALLS || (!calls.is_empty() && role != Role::Assistant) {
+            let problem = format!("{} calls; at most {MOST_CALLS} are allowed, in the assistant's messages alone", calls.len());
+            return Err(Problem::invalid(problem));
+        }
+        let calls = calls.into_iter().map(CallSpec::call).collect::<Result<Vec<_>, _>>()?;
+        if self.tool_call_id.is_some() != (role == Role::Tool) {
+            return Err(Problem::invalid("tool_call_id names the call that a tool's message answers: there, and nowhere else"));
+        }
+        let answers = self.tool_call_id;
+        let mut turn = Turn { role, pieces: Vec::new(), pictures: Vec::new(), calls, answers };
         let parts = match self.content {
             Some(Content::Text(text)) => vec![Part::Text { text }],
             Some(Content::Parts(parts)) => parts,
+            None if !turn.calls.is_empty() => Vec::new(),
             None => return Err(Problem::invalid("a message without content")),
         };
         for part in parts {
@@ -138,8 +182,23 @@ impl ChatMessage {
     }
 }
 
+impl CallSpec {
+    fn call(self) -> Result<Call, Problem> {
+        let Self::Function { id, function: CalledFunction { name, arguments } } = self;
+        // many a client sends nothing where a function takes nothing
+        let text = if arguments.trim().is_empty() { "{}" } else { &arguments };
+        match serde_json::from_str::<Value>(text) {
+            Ok(arguments) if arguments.is_object() => Ok(Call { id, name, arguments }),
+            _ => {
+                let shown: String = name.chars().take(64).collect();
+                Err(Problem::invalid(format!("the arguments of the call of {shown:?} are no JSON of an object")))
+            }
+        }
+    }
+}
+
 /// The base64 of a data URI.
-fn data_uri(url: &str) -> Result<&str, Problem> {
+pub(super) fn data_uri(url: &str) -> Result<&str, Problem> {
     let data = url.strip_prefix("data:").and_then(|rest| rest.split_once(','));
     match data {
         Some((head, data)) if head.starts_with("image/") && head.ends_with(";base64") => Ok(data),
@@ -151,7 +210,7 @@ fn data_uri(url: &str) -> Result<&str, Problem> {
 }
 
 /// What a text in base64 holds, through the same checks as any file.
-fn decode<T>(
+pub(super) fn decode<T>(
     data: &str,
     open: impl FnOnce(&std::path::Path, &Limits) -> crate::Result<T>,
     limits: &Limits,

@@ -2,10 +2,15 @@
 //! ignored.
 
 pub(super) mod audio;
+mod calls;
 pub(super) mod chat;
 pub(super) mod completions;
 mod content;
+pub(super) mod embeddings;
+mod job;
 mod params;
+pub(super) mod responses;
+mod tools;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -81,7 +86,7 @@ fn finish_reason(finish: Finish) -> &'static str {
 
 /// `chatcmpl-...`: of no other answer.
 fn answer_id(kind: &str) -> String {
-    format!("{kind}-{:016x}{:08x}", random(), random() as u32)
+    format!("{kind}{:016x}{:08x}", random(), random() as u32)
 }
 
 /// Bits that nobody has to guess, only tell apart: of the standard library's seeds.

@@ -8,13 +8,15 @@ use utoipa::ToSchema;
 use super::{super::error::Problem, random};
 use crate::llm::{Grammar, Options, Sampling};
 
+/// Most alternatives to a token.
+const MOST_TOPS: usize = 20;
 /// Most answers to one request.
 const MOST_ANSWERS: usize = 16;
 /// Most texts that end an answer, and the longest of them, bytes.
 const STOPS: (usize, usize) = (16, 1024);
 
 /// How to choose tokens.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 pub(super) struct Params {
     /// 0 is greedy; 0 to 2. Default 1.
     temperature: Option<f32>,
@@ -42,6 +44,9 @@ pub(super) struct Params {
     pub(super) stream_options: Option<StreamOptions>,
     /// `text`, `json_object`, or a JSON schema; also `regex` and `lark` with `pattern` or `grammar`. (The last two are not OpenAI's.)
     response_format: Option<ResponseFormat>,
+    /// So many of the most probable tokens at each place, with `logprobs`; 0 to 20. Default 0.
+    #[schema(maximum = 20)]
+    top_logprobs: Option<usize>,
 }
 
 /// A text or several.
@@ -72,7 +77,7 @@ pub(super) struct StreamOptions {
 /// What an answer has to follow.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum ResponseFormat {
+pub(super) enum ResponseFormat {
     Text,
     JsonObject,
     JsonSchema { json_schema: NamedSchema },
@@ -82,14 +87,20 @@ enum ResponseFormat {
 
 /// A JSON schema.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
-struct NamedSchema {
+pub(super) struct NamedSchema {
+    /// For the books of whoever asks.
     #[expect(dead_code, reason = "asked for by OpenAI's form")]
-    name: Option<String>,
+    pub(super) name: Option<String>,
     #[schema(value_type = Object)]
-    schema: Value,
+    pub(super) schema: Value,
 }
 
 impl Params {
+    /// With these, and the rest as where nothing is said.
+    pub(super) fn of(temperature: Option<f32>, top_p: Option<f32>, response_format: Option<ResponseFormat>) -> Self {
+        Self { temperature, top_p, response_format, ..Self::default() }
+    }
+
     /// How many answers are wanted.
     ///
     /// # Errors
@@ -142,7 +153,12 @@ impl Params {
         if let Some(grammar) = &grammar {
             grammar.check().map_err(|e| Problem::from(e).of_param("response_format"))?;
         }
-        Ok(Options { max_tokens, sampling, stop, grammar, logprobs })
+        let top_logprobs = self.top_logprobs.unwrap_or(0);
+        if top_logprobs > MOST_TOPS || (top_logprobs > 0 && !logprobs) {
+            let problem = format!("{top_logprobs} seen; 0 to {MOST_TOPS} is allowed, with logprobs");
+            return Err(Problem::invalid(problem).of_param("top_logprobs"));
+        }
+        Ok(Options { max_tokens, sampling, stop, grammar, logprobs, top_logprobs })
     }
 }
 
@@ -167,17 +183,8 @@ impl ResponseFormat {
 }
 
 /// Parameters that change nothing here: they are for the books of whoever runs an API, or say what holds in any case.
-const WITHOUT_EFFECT: [&str; 9] = [
-    "user",
-    "metadata",
-    "store",
-    "service_tier",
-    "safety_identifier",
-    "prompt_cache_key",
-    "parallel_tool_calls",
-    "verbosity",
-    "reasoning_effort",
-];
+const WITHOUT_EFFECT: [&str; 8] =
+    ["user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "verbosity", "reasoning_effort"];
 
 /// Refuses parameters that are not known, but for those without effect and those that say nothing (null, empty, false).
 ///

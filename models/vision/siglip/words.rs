@@ -51,6 +51,11 @@ impl Words {
         }
     }
 
+    /// Tokens of a text, at most `length`.
+    pub(super) fn count(&self, text: &str, length: usize) -> Result<usize> {
+        Ok(self.ids(text, length)?.iter().filter(|id| **id != self.pad).count())
+    }
+
     /// Exactly `length` tokens: in lower case, cut (its end mark stays) or padded.
     pub(super) fn ids(&self, text: &str, length: usize) -> Result<Vec<u32>> {
         let encoded = hub::encode(&self.tokenizer, &text.to_lowercase(), true);
