@@ -108,6 +108,10 @@ impl Process {
             return Ok(talk.times);
         }
         let said = if talk.complaints.is_empty() { "it does not say why".into() } else { talk.complaints.join("; ") };
+        // the error names the file already, and who sent it need not hear where it lies
+        let said = said
+            .replace(&format!("file:{}", self.path.display()), "the file")
+            .replace(&*self.path.to_string_lossy(), "the file");
         Err(problem(&self.path, format!("{program} cannot decode it ({status}): {said}")))
     }
 

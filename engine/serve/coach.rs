@@ -77,7 +77,7 @@ pub(super) async fn coach(State(server): State<Shared>, claim: Claim, request: H
     let (sink, parts) = Parts::new(vec![cancel.clone()]);
     tokio::task::spawn_blocking(move || {
         let _held = place;
-        if let Err(problem) = guarded(|| tell(&server, lesson, &sink)) {
+        if let Err(problem) = guarded(|| tell(&server, lesson, &cancel, &sink)) {
             server.metrics.problem(problem.code);
             let event = SseEvent::default().event("error").json_data(problem.body());
             sink.send(event.unwrap_or_default());
@@ -87,8 +87,8 @@ pub(super) async fn coach(State(server): State<Shared>, claim: Claim, request: H
 }
 
 /// Sends a lesson's events; a client that has gone ends it.
-fn tell(server: &Shared, request: Request, sink: &Sink<SseEvent>) -> Result<(), Problem> {
-    for event in server.engine.coach(request) {
+fn tell(server: &Shared, request: Request, cancel: &Cancel, sink: &Sink<SseEvent>) -> Result<(), Problem> {
+    for event in server.engine.coach_until(request, cancel.clone()) {
         let event = event?;
         if let Event::Done(done) = &event {
             server.metrics.stages(&done.seconds);

@@ -151,8 +151,16 @@ async fn text(mut field: Field<'_>) -> Result<String, Problem> {
 }
 
 fn broken(error: axum::extract::multipart::MultipartError) -> Problem {
-    let code = if error.status() == StatusCode::PAYLOAD_TOO_LARGE { "body_too_large" } else { "broken_form" };
-    Problem::new(error.status(), code, error.body_text())
+    let mut causes = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
+    if causes.any(|e| e.is::<tower_http::timeout::TimeoutError>()) {
+        return Problem::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "nothing of the body came for too long");
+    }
+    match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(error.status(), "body_too_large", error.body_text()),
+        s if s.is_client_error() => Problem::new(s, "broken_form", error.body_text()),
+        // reading failed: the client has gone, or sends what is no HTTP
+        _ => Problem::new(StatusCode::BAD_REQUEST, "broken_form", "the form breaks off"),
+    }
 }
 
 fn no_room(error: std::io::Error) -> Problem {
