@@ -231,7 +231,8 @@ fn what_is_wrong_is_told_and_ends_the_conversation() {
         image::RgbImage::new(3000, 2000).write_to(&mut png, image::ImageFormat::Png).expect("to memory");
         png.into_inner()
     };
-    let cases: [(&str, &str, &dyn Fn(&mut Client)); 13] = [
+    type Case<'a> = (&'a str, &'a str, &'a dyn Fn(&mut Client));
+    let cases: [Case; 13] = [
         ("invalid_request", "speech", &|c| c.send(Message::text(r#"{"type":"start"}"#))),
         ("invalid_request", "speech", &|c| c.send(Message::binary(vec![7; 20]))),
         ("invalid_request", "speech", &|c| c.send(Message::binary(vec![1; 10]))),

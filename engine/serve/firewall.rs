@@ -115,10 +115,14 @@ pub fn suspicions(text: &str) -> Vec<&'static str> {
 
 /// The text as rules see it.
 fn plain(text: &str) -> String {
+    let boundary = |mut from: std::ops::RangeInclusive<usize>| from.find(|i| text.is_char_boundary(*i));
     let half = LOOKED_AT / 2;
     let ends = match text.len() <= LOOKED_AT {
         true => [text, ""],
-        false => [&text[..text.floor_char_boundary(half)], &text[text.ceil_char_boundary(text.len() - half)..]],
+        false => {
+            let (first, last) = (boundary(half..=half + 3), boundary(text.len() - half..=text.len()));
+            [&text[..first.unwrap_or(0)], &text[last.unwrap_or(text.len())..]]
+        }
     };
     let mut plain = String::new();
     for c in ends.into_iter().flat_map(|s| s.nfkc()).filter(|c| !is_invisible(*c)).flat_map(char::to_lowercase).map(latin) {

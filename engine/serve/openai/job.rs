@@ -126,7 +126,13 @@ impl Job {
         server.look_at(texts.filter_map(Said::text))?;
         let sees = turns.iter().any(|t| !t.pictures.is_empty());
         let llm = if sees { engine.llm_that_sees(Some(model), None)? } else { engine.llm(Some(model))? };
+        let text_has_form = options.grammar.is_some();
         options.grammar = offer.grammar(llm.template().call_form(), options.grammar.take())?;
+        if let Some(grammar) = &options.grammar {
+            // what cannot be compiled is said before an answer begins, and of which parameter it is
+            let param = if text_has_form { "response_format" } else { "tools" };
+            llm.constrain(grammar).map_err(|e| Problem::from(e).of_param(param))?;
+        }
         let (mut messages, mut pictures) = (Vec::new(), Vec::new());
         for turn in turns {
             let mut text = String::new();
