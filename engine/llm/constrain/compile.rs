@@ -128,11 +128,13 @@ impl Compiler {
             thread.join().map_err(|_| Error::Internal(format!("{name}: its compiler ended")))
         })?;
         let parser = parser.map_err(|problem| {
-            // An expression is compiled as the only rule of a grammar; who gave it knows nothing of that.
-            let told = match grammar {
-                Grammar::Regex(_) => problem.split("(in regex): ").last().and_then(|p| p.split("\n   1 | start").next()),
+            // An expression and a tagged schema are compiled as rules of a grammar; who gave them knows nothing of that.
+            let inside = match grammar {
+                Grammar::Regex(_) => Some("(in regex): "),
+                Grammar::Tagged { .. } => Some("failed to compile JSON schema: "),
                 _ => None,
             };
+            let told = inside.and_then(|place| problem.split(place).last()).and_then(|p| p.split("\n   1 | start").next());
             Error::Usage(format!("{name}: {}", told.unwrap_or(&problem)))
         })?;
         Constraint::new(parser, self.vocabulary.clone(), name)
