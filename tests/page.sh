@@ -20,7 +20,7 @@ cleanup() {
 trap cleanup EXIT
 
 # 1. what the camera sees and the microphone hears: public-domain material of the demo
-"$binary" fetch sample-portrait sample-speech >/dev/null
+"$binary" pull sample-portrait sample-speech >/dev/null
 samples="${DREAMSEED_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/dreamseed}"
 portrait="$(find "$samples" -name astronaut.png | head -1)"
 speech="$(find "$samples" -name jfk.wav | head -1)"
