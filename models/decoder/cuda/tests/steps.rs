@@ -58,7 +58,8 @@ fn a_step_that_goes_on_by_itself_is_what_it_is_when_it_is_told() {
         let (_dir, path) = model(arch, &WIDE).file();
         let gguf = Gguf::open(&path).unwrap();
         let gpu = Decoder::open(&device, &path, &pool).unwrap();
-        let halves = Decoder::from_gguf_over(&shares(std::slice::from_ref(&device), &[1, 2]), &gguf, &pool).unwrap();
+        let halves =
+            Decoder::from_gguf_over(Layout::Layers(&shares(std::slice::from_ref(&device), &[1, 2])), &gguf, &pool).unwrap();
         let mut states =
             [&gpu, &gpu, &halves].map(|gpu| (gpu, gpu.state(capacity(2 * texts as usize, graphs)).unwrap(), Going::new(texts)));
         for step in 0..if texts < 30 { 16 } else { 3 } {
@@ -94,7 +95,7 @@ fn a_step_that_goes_on_is_told_nothing_and_tells_its_tokens() {
     let (_dir, path) = model("llama", &WIDE).file();
     let gguf = Gguf::open(&path).unwrap();
     let layers: &[usize] = if devices.len() > 1 { &[1, 2] } else { &[3] };
-    let gpu = Decoder::from_gguf_over(&shares(&devices, layers), &gguf, &pool).unwrap();
+    let gpu = Decoder::from_gguf_over(Layout::Layers(&shares(&devices, layers)), &gguf, &pool).unwrap();
     for texts in [1, 4, 11, 32] {
         let (mut state, mut going) = (gpu.state(capacity(2 * texts as usize, true)).unwrap(), Going::new(texts));
         going.step(&gpu, &mut state);
