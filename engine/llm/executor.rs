@@ -239,7 +239,6 @@ impl From<decoder::Error> for Short {
     }
 }
 
-#[cfg_attr(feature = "cuda", expect(clippy::large_enum_variant, reason = "a model has one or two of them"))]
 enum Runs {
     Cpu {
         decoder: Arc<Decoder>,

@@ -329,7 +329,9 @@ mod tests {
         ];
         for (what, want, way) in ways {
             let (mut both, mut texts) = (Both::new(), texts(2));
-            (0..3).for_each(|_| drop(both.run(&mut texts, &[], true)));
+            for _ in 0..3 {
+                both.run(&mut texts, &[], true);
+            }
             way(&mut both, &mut texts);
             let got = both.run(&mut texts, &[], true);
             assert_eq!((got.inputs, got.choices), (want.inputs, want.choices), "{what}: {got:?}");
