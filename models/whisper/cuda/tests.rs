@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::executor;
 use super::super::model::{EncoderState, tests as golden};
-use super::super::{Error, Options, Transcript, Whisper, Windows, Word};
+use super::super::{Error, Options, Transcript, Whisper, Windows};
 use super::*;
 use crate::processor::device;
 
@@ -186,15 +186,9 @@ fn a_real_model_hears_the_same() {
     println!("{:?}", got.text);
     assert_eq!(got.text, want.text);
     let words = |t: &Transcript| t.segments.iter().flat_map(|s| s.words.clone()).collect::<Vec<_>>();
-    let (got, want) = (words(&got), words(&want));
-    assert_eq!(got.iter().map(|w| &w.word).collect::<Vec<_>>(), want.iter().map(|w| &w.word).collect::<Vec<_>>());
-    let times = |words: &[Word]| words.iter().flat_map(|w| [w.start, w.end]).collect::<Vec<_>>();
-    let apart: Vec<f64> = times(&got).iter().zip(times(&want)).map(|(got, want)| (got - want).abs()).collect();
-    println!("seconds apart, start and end of each word: {apart:.2?}");
-    // Of jfk.wav's beginning one boundary, the end of a word and the start of the next, lies 0.08 s elsewhere and all others do not
-    // move, as where two paths through the attention are nearly as good and rounding tells which is taken. That they are was not shown.
-    let near = apart.iter().filter(|d| **d < 0.021).count();
-    assert!(4 * near >= 3 * apart.len() && apart.iter().all(|d| *d < 0.1), "{got:?}, not {want:?}");
+    for (got, want) in words(&got).iter().zip(words(&want)) {
+        assert!(got.word == want.word && (got.start - want.start).abs() < 0.05, "{got:?}, not {want:?}");
+    }
     drop(gpu);
     assert_eq!(device.used(), 0);
 }
