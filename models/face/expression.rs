@@ -75,7 +75,7 @@ pub struct Weighing {
 
 impl Default for Weighing {
     fn default() -> Self {
-        Self { slope: 6.0, half: 0.45, neutral: 1.5, temperature: 2.0, floor: 0.05 }
+        Self { slope: 6.0, half: 0.45, neutral: 1.9, temperature: 2.0, floor: 0.05 }
     }
 }
 
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn what_disagrees_or_is_weak_is_unsure() {
         let straight = REST;
-        assert_eq!(told(straight, Some([0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.4])), Some(NEUTRAL));
+        assert_eq!(told(straight, Some([1.0 / 7.0; 7])), Some(NEUTRAL));
         let between = Measures { corner_lift: -0.205, mouth_width: 0.635, ..REST };
         assert_eq!(told(between, sure_of(0)), None, "a half smile that the net takes for anger");
         let j = judge(None, Some(&[0.3, 0.0, 0.0, 0.35, 0.0, 0.0, 0.35])).expect("a judgement");
