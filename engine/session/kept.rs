@@ -31,6 +31,15 @@ struct Loaded {
     used: Instant,
 }
 
+/// Bytes that are being loaded, until they are or have failed to be, by a panic too.
+struct Loading<'a>(&'a Mutex<u64>, u64);
+
+impl Drop for Loading<'_> {
+    fn drop(&mut self) {
+        *open(self.0) -= self.1;
+    }
+}
+
 /// A model in memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InMemory {
@@ -79,26 +88,27 @@ impl Kept {
             return loaded.model.clone().downcast().map_err(|_| Error::Internal(format!("{kind} is of another type")));
         }
         let bytes = size(files);
-        self.make_room(bytes, files)?;
-        let outcome = load();
-        *open(&self.loading) -= bytes;
-        let model = Arc::new(outcome?);
+        let _loading = self.make_room(bytes, files)?;
+        let model = Arc::new(load()?);
         *held = Some(Loaded { model: model.clone(), bytes, used: Instant::now() });
         Ok(model)
     }
 
-    /// Counts `bytes` as being loaded, and lets the longest idle models go where they would be too many.
-    fn make_room(&self, bytes: u64, files: &Path) -> Result<()> {
+    /// Counts `bytes` as being loaded, and lets the longest idle models go where they would be too many. Where even that would not do,
+    /// none.
+    fn make_room(&self, bytes: u64, files: &Path) -> Result<Loading<'_>> {
         let mut loading = open(&self.loading);
         if self.budget > 0 {
             let mut all = self.in_memory();
             all.sort_by_key(|m| std::cmp::Reverse(m.idle));
             let mut taken: u64 = *loading + all.iter().map(|m| m.bytes).sum::<u64>();
-            for model in &all {
+            let (goes, stays): (Vec<_>, Vec<_>) = all.iter().partition(|m| !m.in_use && !self.is_pinned(m));
+            let least = *loading + stays.iter().map(|m| m.bytes).sum::<u64>();
+            for model in goes.iter().filter(|_| least + bytes <= self.budget) {
                 if taken + bytes <= self.budget {
                     break;
                 }
-                if !model.in_use && self.let_go(model, Duration::ZERO) {
+                if self.let_go(model, Duration::ZERO) {
                     taken -= model.bytes;
                 }
             }
@@ -108,14 +118,18 @@ impl Kept {
                     "{} needs {} MB, and {} of the {} MB of models.memory_mb are at work or pinned: try again later, or raise it",
                     files.display(),
                     mb(bytes),
-                    mb(taken),
+                    mb(least),
                     mb(self.budget)
                 );
                 return Err(Error::Device(problem));
             }
         }
         *loading += bytes;
-        Ok(())
+        Ok(Loading(&self.loading, bytes))
+    }
+
+    fn is_pinned(&self, model: &InMemory) -> bool {
+        self.pinned.iter().any(|p| model.path.starts_with(p))
     }
 
     /// Lets go what nobody works with and nobody has asked for in `after`. What was let go.
@@ -134,7 +148,7 @@ impl Kept {
 
     /// One that is still idle and not pinned.
     fn let_go(&self, model: &InMemory, after: Duration) -> bool {
-        if self.pinned.iter().any(|p| model.path.starts_with(p)) {
+        if self.is_pinned(model) {
             return false;
         }
         let Some(slot) = open(&self.slots).get(&(model.kind, model.path.clone())).cloned() else { return false };
@@ -205,6 +219,10 @@ mod tests {
         drop(third);
         assert_eq!(*get(0).unwrap(), 0);
         assert_eq!(names(&kept), ["a", "d"]);
+        // where even all that is idle would not be room enough nothing is let go
+        let large = file(folder.path(), "large", 90);
+        assert!(kept.get("llm", (&large, &large), || Ok(9_usize)).is_err());
+        assert_eq!(names(&kept), ["a", "d"]);
     }
 
     #[test]
@@ -228,7 +246,10 @@ mod tests {
         let kept = Kept::new(0, Vec::new());
         let name = Path::new("x");
         let failed = kept.get::<usize>("llm", (name, name), || Err(Error::Cancelled));
-        assert!(failed.is_err() && kept.in_memory().is_empty() && *open(&kept.loading) == 0);
+        assert!(failed.is_err() && kept.in_memory().is_empty());
+        let panics = || kept.get::<usize>("llm", (file!().as_ref(), file!().as_ref()), || panic!("on purpose"));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
+        assert_eq!(*open(&kept.loading), 0, "what failed to load takes no room");
         let loads = std::sync::atomic::AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..8 {
