@@ -129,12 +129,22 @@ fn weight(problem: &Problem) -> f64 {
     }
 }
 
-/// Stands before all routes: slows down and shuts out addresses, and remembers whom refusals met.
+/// Whose address counts: the other end's, or, where that is a proxy on this machine, the one that the proxy took the request from. A
+/// machine's own requests are nobody's abuse.
+pub(super) fn peer(request: &Request) -> Option<Who> {
+    let ip = request.extensions().get::<Peer>()?.0;
+    if !ip.is_loopback() {
+        return Some(Who::Peer(ip));
+    }
+    let last = request.headers().get_all("x-forwarded-for").iter().next_back()?;
+    last.to_str().ok()?.rsplit(',').next()?.trim().parse().ok().map(Who::Peer)
+}
+
+/// Stands before all routes and remembers whom refusals met. Where nobody needs a key it slows down and shuts out addresses; elsewhere
+/// who brings none that is valid is (keys.rs), so that one guesser does not shut out others behind the same address.
 pub(super) async fn guard(State(server): State<Shared>, request: Request, next: Next) -> Result<Response, Problem> {
-    let peer = request.extensions().get::<Peer>().map(|p| p.0);
-    // without keys everybody on this machine has one address
-    let peer = peer.filter(|ip| !(ip.is_loopback() && server.is_open())).map(Who::Peer);
-    if let Some(peer) = &peer {
+    let peer = peer(&request);
+    if let Some(peer) = peer.as_ref().filter(|_| server.is_open()) {
         server.abuse.check(peer).await.inspect_err(|p| server.metrics.problem(p.code))?;
     }
     let response = next.run(request).await;
@@ -171,6 +181,25 @@ mod tests {
         let Verdict::Refuse { seconds } = watch.verdict(&peer(1), begin) else { panic!() };
         assert!(!matches!(watch.verdict(&peer(1), begin + Duration::from_secs(seconds)), Verdict::Refuse { .. }));
         assert_eq!(watch.verdict(&peer(1), begin + 3 * HALF_LIFE), Verdict::Pass);
+    }
+
+    #[test]
+    fn a_proxy_on_this_machine_is_not_who_asks() {
+        let of = |ip: &str, forwarded: Option<&str>| {
+            let mut request = Request::new(axum::body::Body::empty());
+            request.extensions_mut().insert(Peer(ip.parse().unwrap()));
+            if let Some(value) = forwarded {
+                request.headers_mut().insert("x-forwarded-for", value.parse().unwrap());
+            }
+            match super::peer(&request) {
+                Some(Who::Peer(ip)) => Some(ip.to_string()),
+                _ => None,
+            }
+        };
+        assert_eq!(of("192.0.2.1", Some("192.0.2.9")).as_deref(), Some("192.0.2.1"), "others may say what they like");
+        assert_eq!(of("127.0.0.1", Some("203.0.113.7, 192.0.2.9")).as_deref(), Some("192.0.2.9"));
+        assert_eq!(of("127.0.0.1", None), None);
+        assert_eq!(of("::1", Some("nobody")), None);
     }
 
     #[test]

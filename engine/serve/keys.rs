@@ -22,7 +22,14 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Shared, abuse::Who, admission::Priority, error::Problem, issuers::Issuers, work::work};
+use super::{
+    Shared,
+    abuse::{self, Who},
+    admission::Priority,
+    error::Problem,
+    issuers::Issuers,
+    work::work,
+};
 use crate::{Error, Result, manifest};
 
 /// What a key opens.
@@ -227,18 +234,13 @@ pub(super) async fn authorize(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let caller = if server.is_open() {
-        Caller { name: "anyone".into(), priority: Priority::Interactive }
-    } else {
-        let given = bearer(request.headers())?;
-        match !server.issuers.is_empty() && Issuers::looks_like_token(given) {
-            true => {
-                let (server, token) = (server.clone(), given.to_owned());
-                let granted = work(move |_| server.issuers.verify(&token)).await?;
-                opens(&granted.scopes, scope)?;
-                granted.caller
+    let caller = match caller(&server, request.headers(), scope).await {
+        Ok(caller) => caller,
+        Err(problem) => {
+            if let Some(peer) = abuse::peer(&request).filter(|_| problem.status == StatusCode::UNAUTHORIZED) {
+                server.abuse.check(&peer).await?;
             }
-            false => server.keys.admit(given, scope)?,
+            return Err(problem);
         }
     };
     tracing::debug!(caller = &*caller.name, path = request.uri().path(), "let in");
@@ -249,6 +251,21 @@ pub(super) async fn authorize(
     let mut response = next.run(request).await;
     response.extensions_mut().insert(caller); // for whom it counts if it is a refusal
     Ok(response)
+}
+
+/// Who asks, by an API key or a token that opens `scope`.
+async fn caller(server: &Shared, headers: &HeaderMap, scope: Scope) -> Result<Caller, Problem> {
+    if server.is_open() {
+        return Ok(Caller { name: "anyone".into(), priority: Priority::Interactive });
+    }
+    let given = bearer(headers)?;
+    if server.issuers.is_empty() || !Issuers::looks_like_token(given) {
+        return server.keys.admit(given, scope);
+    }
+    let (server, token) = (server.clone(), given.to_owned());
+    let granted = work(move |_| server.issuers.verify(&token)).await?;
+    opens(&granted.scopes, scope)?;
+    Ok(granted.caller)
 }
 
 impl Scope {
