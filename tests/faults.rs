@@ -28,6 +28,16 @@ fn chat(server: &Server, tokens: usize) -> (u16, String) {
     answer(agent().post(server.url("/v1/chat/completions")).content_type("application/json").send(body.to_string()))
 }
 
+/// A chat whose answer has begun to stream.
+fn streaming(server: &Server, text: &str) -> TcpStream {
+    let body = json!({ "messages": [{ "role": "user", "content": text }], "stream": true }).to_string();
+    let kind = "Content-Type: application/json";
+    let head = format!("POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n{kind}\r\nContent-Length: {}\r\n\r\n", body.len());
+    let mut stream = begin(server, &format!("{head}{body}"));
+    assert!(stream.read(&mut [0; 64]).expect("it begins") > 0);
+    stream
+}
+
 /// Waits until something holds.
 fn until(what: &str, holds: impl Fn() -> bool) {
     let begun = Instant::now();
@@ -157,16 +167,7 @@ fn memory_comes_back() {
             assert_eq!(chat(&server, 16).0, 200);
             let long = "x".repeat(7_000_000);
             assert_eq!(server.post_text("/v1/chat/completions", &format!("{{\"messages\": \"{long}\"}}")), 400);
-            // a stream that nobody reads to its end
-            let body =
-                json!({ "messages": [{ "role": "user", "content": format!("Count from {i}.") }], "stream": true }).to_string();
-            let head = format!(
-                "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-                body.len()
-            );
-            let mut stream = begin(&server, &format!("{head}{body}"));
-            let mut first = [0; 64];
-            assert!(stream.read(&mut first).expect("it begins") > 0);
+            drop(streaming(&server, &format!("Count from {i}."))); // a stream that nobody reads to its end
         }
         until("all places are free", || server.figure("dreamseed_requests_working") == 0.0);
         resident(&server)
@@ -180,14 +181,7 @@ fn memory_comes_back() {
 #[test]
 fn a_killed_server_starts_again() {
     let mut server = Server::start(&[]);
-    let body = json!({ "messages": [{ "role": "user", "content": "Count to a thousand." }], "stream": true }).to_string();
-    let head = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    let mut stream = begin(&server, &format!("{head}{body}"));
-    let mut first = [0; 64];
-    assert!(stream.read(&mut first).expect("it begins") > 0);
+    let mut stream = streaming(&server, "Count to a thousand.");
     server.process.kill().expect("killed");
     server.process.wait().expect("gone");
     let mut rest = Vec::new();

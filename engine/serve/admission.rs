@@ -11,11 +11,14 @@ use std::{
 
 use axum::{
     extract::FromRequestParts,
-    http::{StatusCode, request::Parts},
+    http::{HeaderName, StatusCode, request::Parts},
 };
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{deadline::Deadline, error::Problem, keys::Caller};
+
+/// The header that says how soon: `interactive` (default) or `batch`.
+pub(super) const PRIORITY: HeaderName = HeaderName::from_static("dreamseed-priority");
 
 /// How soon a request has to be worked on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,16 +38,24 @@ pub(super) struct Claim {
     pub(super) deadline: Option<Instant>,
 }
 
+#[cfg(test)]
+impl Claim {
+    /// Of nobody in particular.
+    pub(super) fn anyone() -> Self {
+        Self { caller: "anyone".into(), priority: Priority::Interactive, deadline: None }
+    }
+}
+
 impl<S: Sync> FromRequestParts<S> for Claim {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let caller = parts.extensions.get::<Caller>();
         let header = |name: &str| parts.headers.get(name).map(|v| v.to_str().unwrap_or("\u{fffd}").trim());
-        let priority = match header("dreamseed-priority") {
+        let priority = match header(PRIORITY.as_str()) {
             None | Some("interactive") => Priority::Interactive,
             Some("batch") => Priority::Batch,
-            Some(_) => return Err(Problem::invalid("interactive and batch are known").of_param("dreamseed-priority")),
+            Some(_) => return Err(Problem::invalid("interactive and batch are known").of_param(PRIORITY.as_str())),
         };
         Ok(Self {
             caller: caller.map_or_else(|| "anyone".into(), |c| c.name.clone()),

@@ -18,7 +18,7 @@ use super::{
     error::{ErrorBody, Problem},
     models,
     upload::{Fields, Form},
-    work::{Cancel, Parts, Sink, guarded, work},
+    work::{Cancel, Parts, Sink, guarded, placed},
 };
 use crate::{
     coach::{Lab, Language, events::Event},
@@ -69,9 +69,9 @@ pub(super) struct CoachForm {
 pub(super) async fn coach(State(server): State<Shared>, claim: Claim, request: HttpRequest) -> Result<Response, Problem> {
     let form = Form::read(&server, request, &FIELDS).await?;
     let place = server.admission.enter(&claim).await?;
-    let lesson = {
+    let (place, lesson) = {
         let server = server.clone();
-        work(move |_| lesson(&server, &form)).await?
+        placed(place, move |_| lesson(&server, &form)).await?
     };
     let cancel = Cancel::default();
     let (sink, parts) = Parts::new(vec![cancel.clone()]);

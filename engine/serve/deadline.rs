@@ -10,6 +10,7 @@ use std::{
 use axum::{
     body::{Body, BodyDataStream, Bytes},
     extract::Request,
+    http::HeaderName,
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -18,7 +19,7 @@ use tokio_stream::Stream;
 
 use super::error::Problem;
 
-const HEADER: &str = "dreamseed-deadline-ms";
+pub(super) const HEADER: HeaderName = HeaderName::from_static("dreamseed-deadline-ms");
 /// Longest that a client may ask for, milliseconds: a day.
 const LONGEST: u64 = 24 * 3600 * 1000;
 
@@ -28,10 +29,11 @@ pub(super) struct Deadline(pub(super) Instant);
 
 /// Ends requests at their deadlines: with 504 before an answer has begun, by breaking off where it is being streamed.
 pub(super) async fn kept(mut request: Request, next: Next) -> Result<Response, Problem> {
-    let Some(value) = request.headers().get(HEADER) else { return Ok(next.run(request).await) };
+    let Some(value) = request.headers().get(&HEADER) else { return Ok(next.run(request).await) };
     let until = value.to_str().ok().and_then(within);
-    let until = until
-        .ok_or_else(|| Problem::invalid(format!("a number of milliseconds, 1 to {LONGEST}, is needed")).of_param(HEADER))?;
+    let until = until.ok_or_else(|| {
+        Problem::invalid(format!("a number of milliseconds, 1 to {LONGEST}, is needed")).of_param(HEADER.as_str())
+    })?;
     request.extensions_mut().insert(Deadline(until));
     let response = timeout_at(until, next.run(request)).await.unwrap_or_else(|_| Problem::late().into_response());
     Ok(response.map(|body| Body::from_stream(Until { data: body.into_data_stream(), end: Box::pin(sleep_until(until)) })))

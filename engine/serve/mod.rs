@@ -55,7 +55,7 @@ pub use firewall::{Firewall, suspicions};
 pub use settings::Serve;
 
 use self::{
-    admission::Admission,
+    admission::{Admission, PRIORITY},
     error::Problem,
     issuers::Issuers,
     keys::{Keys, Scope, authorize},
@@ -296,7 +296,7 @@ fn cors(origins: &[String]) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(origins)
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, PRIORITY, deadline::HEADER])
         .expose_headers([header::RETRY_AFTER, HeaderName::from_static("x-request-id")])
 }
 

@@ -20,7 +20,7 @@ use super::{
     error::{ErrorBody, Problem},
     models,
     upload::{Fields, Form},
-    work::{Cancel, Parts, Sink, guarded, work},
+    work::{Cancel, Parts, Sink, guarded, placed, work},
 };
 use crate::{extract::view, manifest::Role, media, session::Wanted, timeline};
 
@@ -67,7 +67,7 @@ struct Line<'a> {
 pub(super) async fn pose(State(server): State<Shared>, claim: Claim, request: Request) -> Result<Response, Problem> {
     let form = Form::read(&server, request, &POSE).await?;
     let place = server.admission.enter(&claim).await?;
-    let frames = {
+    let (place, frames) = {
         let (fps, limits) = (form.parsed::<f64>("fps", "0.1 to 240")?, server.engine.limits());
         let fps = fps.unwrap_or(limits.fps);
         if !(0.1..=240.0).contains(&fps) {
@@ -80,11 +80,11 @@ pub(super) async fn pose(State(server): State<Shared>, claim: Claim, request: Re
         }
         let smooth = form.parsed::<bool>("smooth", "true or false")?.unwrap_or(true);
         let model = form.text("model")?.map(|m| models::choose(&server.engine, Some(m), Role::Pose)).transpose()?;
-        let clip = work(move |_| form.decode("file", media::open, &limits)).await?;
+        let (held, clip) = placed(place, move |_| form.decode("file", media::open, &limits)).await?;
         if clip.frames.is_empty() {
             return Err(Problem::invalid("no pictures in it").of_param("file"));
         }
-        Frames { frames: clip.frames, people, smooth, model }
+        (held, Frames { frames: clip.frames, people, smooth, model })
     };
     let cancel = Cancel::default();
     let (sink, parts) = Parts::new(vec![cancel.clone()]);

@@ -14,7 +14,7 @@ use std::{
 
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 
-use super::error::Problem;
+use super::{admission::Place, error::Problem};
 use crate::Result;
 
 /// Parts of an answer that wait for a slow client before the work waits too.
@@ -42,6 +42,17 @@ pub(super) async fn work<T: Send + 'static>(
     let cancel = Cancel::default();
     let _tied = Tied(vec![cancel.clone()]);
     tokio::task::spawn_blocking(move || job(&cancel)).await.unwrap_or_else(|e| Err(Problem::internal(e)))
+}
+
+/// As [`work`], holding a place until the work has ended, whether somebody still waits for it or not; then the place is the caller's.
+///
+/// # Errors
+/// As [`work`].
+pub(super) async fn placed<T: Send + 'static>(
+    place: Place,
+    job: impl FnOnce(&Cancel) -> Result<T, Problem> + Send + 'static,
+) -> Result<(Place, T), Problem> {
+    work(move |cancel| job(cancel).map(|done| (place, done))).await
 }
 
 /// Runs a part of work whose answer is a stream that has begun: a panic becomes an error of this request alone.
@@ -106,6 +117,20 @@ mod tests {
         });
         assert!(tokio::time::timeout(std::time::Duration::from_millis(5), waiting).await.is_err());
         heard.recv_timeout(std::time::Duration::from_secs(10)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_leaves_during_work_holds_the_place_until_it_ends() {
+        let admission = super::super::admission::Admission::new(1, 0, std::time::Duration::from_secs(5));
+        let place = admission.enter(&super::super::admission::Claim::anyone()).await.unwrap();
+        let (go, gone) = std::sync::mpsc::channel::<()>();
+        let waiting = placed(place, move |_| gone.recv().map_err(Problem::internal));
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(5), waiting).await.is_err());
+        assert_eq!(admission.load(), [1, 0]);
+        go.send(()).unwrap();
+        while admission.load() != [0, 0] {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

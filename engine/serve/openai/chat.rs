@@ -25,7 +25,7 @@ use super::{
         admission::{Claim, Place},
         error::{ErrorBody, Problem},
         models,
-        work::{Cancel, Parts, Sink, guarded, work},
+        work::{Cancel, Parts, Sink, guarded, placed},
     },
     Body, Usage, answer_id,
     calls::Piece,
@@ -192,9 +192,9 @@ pub(in super::super) async fn chat(
     let model = models::choose(&server.engine, request.model.as_deref(), Role::Llm)?;
     let place = server.admission.enter(&claim).await?;
     let (streams, include_usage) = (request.params.streams(), request.params.include_usage());
-    let job = {
+    let (place, job) = {
         let (server, model) = (server.clone(), model.clone());
-        Arc::new(work(move |cancel| Job::prepare(server, request.asked()?, &model, cancel)).await?)
+        placed(place, move |cancel| Job::prepare(server, request.asked()?, &model, cancel).map(Arc::new)).await?
     };
     let flags: Vec<Cancel> = (0..answers).map(|_| Cancel::default()).collect();
     match streams {

@@ -22,7 +22,7 @@ use super::{
         admission::Claim,
         error::{ErrorBody, Problem},
         models,
-        work::{Cancel, Parts, guarded, work},
+        work::{Cancel, Parts, guarded, placed, work},
     },
     Body, Usage, answer_id, event, finish_reason, now,
     params::{OneOrMore, Params, refuse_unknown},
@@ -113,9 +113,9 @@ pub(in super::super) async fn completions(
         choices: Vec::new(),
         usage: None,
     };
-    let job = {
+    let (place, job) = {
         let server = server.clone();
-        work(move |_| Job::prepare(server, request, &model)).await?
+        placed(place, move |_| Job::prepare(server, request, &model)).await?
     };
     if streams {
         let cancel = Cancel::default();

@@ -22,7 +22,7 @@ use super::{
         admission::Claim,
         error::{ErrorBody, Problem},
         models,
-        work::{Cancel, work},
+        work::{Cancel, placed},
     },
     Body,
     job::{Asked, Job, refused},
@@ -152,9 +152,10 @@ pub(in super::super) async fn responses(
     let place = server.admission.enter(&claim).await?;
     let head = ResponseObject::new(&request, model.clone());
     let streams = request.stream.unwrap_or(false);
-    let job = {
+    let (place, job) = {
         let server = server.clone();
-        Arc::new(work(move |cancel| Job::prepare(server, request.asked()?, &model, cancel)).await.map_err(as_named_here)?)
+        let prepare = move |cancel: &Cancel| Job::prepare(server, request.asked()?, &model, cancel).map(Arc::new);
+        placed(place, prepare).await.map_err(as_named_here)?
     };
     let cancel = Cancel::default();
     if streams {
